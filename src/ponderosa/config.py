@@ -1,0 +1,111 @@
+"""YAML in, checked pydantic models out. An unknown key is an error that names the nearest valid one."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ponderosa.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration; it lives beside the code it configures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def parse_config(model: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
+    """Validate `values`; a ConfigError lists every problem with what was seen and what is allowed."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def load_yaml(path: Path) -> Any:
+    """Parsed YAML (safe types only). Raises ConfigError with the line if it does not parse."""
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no such file: {path}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
+
+
+def set_path(values: dict[str, Any], assignment: str) -> None:
+    """Apply one `--set a.b=value` in place; the value is read as YAML.
+
+    A list of named mappings (a recipe's stages) is addressed by name: `stages.sft.epochs=2`.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {assignment!r}: write path=value, for example --set seed=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from None
+    node: Any = values
+    *parents, last = path.split(".")
+    for key in parents:
+        node = _descend(node, key, assignment)
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {assignment!r}: {'.'.join(parents)} holds no keys")
+    node[last] = value
+
+
+def _descend(node: Any, key: str, assignment: str) -> Any:
+    if isinstance(node, list):
+        named = {item["name"]: item for item in node if isinstance(item, dict) and "name" in item}
+        if key in named:
+            return named[key]
+        raise ConfigError(f"--set {assignment!r}: nothing is named {key!r}{suggest(key, named)}")
+    if isinstance(node, dict):
+        return node.setdefault(key, {})
+    raise ConfigError(f"--set {assignment!r}: {key!r} is inside a plain value")
+
+
+def suggest(seen: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
+    """The tail of an error message: the nearest allowed name, and all of them."""
+    names = sorted(allowed)
+    nearest = difflib.get_close_matches(seen, names, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{hint} (allowed: {', '.join(names)})"
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        owner = _model_at(model, location[:-1])
+        return f"unknown key {path!r}" + (suggest(location[-1], owner.model_fields) if owner else "")
+    if problem["type"] == "missing":
+        return f"{path!r} is required"
+    return f"{path!r}: {problem['msg']}, seen {problem['input']!r}"
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:
+    """The configuration class a path leads to, looking through optionals, lists and mappings."""
+    for key in location:
+        if key.isdigit() or key not in model.model_fields:
+            continue
+        found = _first_model(model.model_fields[key].annotation)
+        if found is None:
+            return None
+        model = found
+    return model
+
+
+def _first_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        if (found := _first_model(argument)) is not None:
+            return found
+    return None

@@ -1,0 +1,110 @@
+"""What an engine and a codec are. Nothing here imports torch.
+
+Token ids go in and come out; text is the codec's business. Every request carries its own seed, and the uniform
+for its token t is a counter-based function of (seed, t), so a request samples the same tokens whatever it is
+batched with, up to the rounding of the logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ponderosa.formats import PromptFormat
+from ponderosa.records import Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch truncation off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue `prompt_ids`. The stop id, or the whole token in which a stop string ends, is kept in the reply."""
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    seed: int
+    sampling: Sampling = GREEDY
+    stop_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The reply to a GenerateRequest (T new tokens).
+
+    model_logprobs: temperature 1, untruncated. sampling_logprobs: the distribution drawn from (0.0 if greedy).
+    prefill_tokens: prompt tokens computed for this request, not found in a cache or shared.
+    error: for finish = "error", what was wrong with this request.
+    """
+
+    token_ids: tuple[int, ...]
+    model_logprobs: tuple[float, ...]
+    sampling_logprobs: tuple[float, ...]
+    finish: Finish
+    prefill_tokens: int = 0
+    error: str | None = None
+
+
+class Codec(Protocol):
+    """Text to token ids and back, for one model directory."""
+
+    eos_id: int
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text. A `Special` gives its one id; a special string inside ordinary text stays text."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included as they are spelled."""
+        ...
+
+    def encode_prompt(self, prompt_format: PromptFormat, question: str) -> list[int]:
+        """The prompt of a question under a format (plain or chat layout)."""
+        ...
+
+
+class Engine(Protocol):
+    """A continuously batching sampler: submit at any time, tick until idle."""
+
+    model_id: str
+    codec: Codec
+    max_context: int
+    flops_per_token: float
+
+    def submit(self, request: GenerateRequest) -> int:
+        """Queue a request and return its ticket."""
+        ...
+
+    def tick(self) -> list[tuple[int, Generation]]:
+        """Advance every busy slot by one token; the requests that finished, in ticket order."""
+        ...
+
+    @property
+    def num_pending(self) -> int:
+        """Requests queued or running."""
+        ...
+
+    def reset(self) -> None:
+        """Forget cached prefixes (call after the weights change, and between units of committed work)."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores partial solutions, for search."""
+
+    model_id: str
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[float]:
+        """One score in [-1, 1] for each sequence of token ids, read at its last token."""
+        ...

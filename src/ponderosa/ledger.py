@@ -1,0 +1,39 @@
+"""What work costs: tokens, FLOPs, seconds.
+
+FLOPs follow the usual count for a decoder with N non-embedding parameters plus its output head: 2 N' per token
+forward and 6 N' per token trained, N' = all matrix parameters a token passes through, plus attention
+(4 L T D forward per token at context T). Seconds are measured, so they are the one column a resumed run may differ in.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Running totals of a stage; saved in its manifest and carried through a resume."""
+
+    train_tokens: int = 0
+    prompt_tokens: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    executions: int = 0
+    train_flops: float = 0.0
+    eval_flops: float = 0.0
+    seconds: float = 0.0
+
+    def to_record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compute_forward_flops(*, matrix_parameters: int, num_layers: int, width: int, context: float) -> float:
+    """Forward FLOPs for one token at a mean attended context (tokens): 2 N' + 4 L T D."""
+    return 2.0 * matrix_parameters + 4.0 * num_layers * width * context
+
+
+def compute_train_flops(*, matrix_parameters: int, num_layers: int, width: int, context: float) -> float:
+    """Forward and backward FLOPs for one trained token: three times the forward."""
+    return 3.0 * compute_forward_flops(
+        matrix_parameters=matrix_parameters, num_layers=num_layers, width=width, context=context
+    )

@@ -1,0 +1,54 @@
+"""How long work reports itself, without knowing who is watching.
+
+Work takes a `Progress` and calls `start`, `advance`, `finish`; the command line passes one that draws, tests and
+libraries use `SILENT`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One bar. Fields are short name/value pairs shown beside it (loss, accuracy)."""
+
+    def advance(self, count: float = 1, **fields: float | int | str) -> None: ...
+
+
+class Progress(Protocol):
+    """Something that can show a bar and say a line."""
+
+    def start(self, label: str, total: float | None, unit: str, done: float) -> Task: ...
+    def finish(self, task: Task) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+class _SilentTask:
+    def advance(self, count: float = 1, **fields: float | int | str) -> None:
+        pass
+
+
+class _Silent:
+    def start(self, label: str, total: float | None, unit: str, done: float) -> Task:
+        return _SilentTask()
+
+    def finish(self, task: Task) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+SILENT: Progress = _Silent()
+
+
+@contextmanager
+def track(
+    progress: Progress, label: str, total: float | None = None, *, unit: str = "items", done: float = 0
+) -> Iterator[Task]:
+    """Show one bar for the length of a block; `done` is what an earlier, interrupted run had finished."""
+    task = progress.start(label, total, unit, done)
+    try:
+        yield task
+    finally:
+        progress.finish(task)

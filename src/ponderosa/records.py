@@ -1,0 +1,178 @@
+"""The records that cross stages: the glossary of the project.
+
+    Problem   a question with a gold answer or a verifier
+    Step      one piece of a solution: text, code, and what running it showed
+    Attempt   one solution by one policy, token by token, with its cost and provenance
+    Verdict   is it right, and why not; stored apart from attempts, so a better grader re-grades for free
+    Pair      chosen and rejected continuations of one prompt
+    Row       one training row: token ids, loss weights, document ids
+
+Records are frozen and hold plain values, so `to_record` gives JSON and Parquet the same columns.
+Text the model did not write (questions, interpreter output) is `sampled = False` in an Attempt and has loss
+weight 0 in a Row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from ponderosa.identity import content_hash
+
+SCHEMA = 1
+
+Outcome = Literal["ok", "error", "timeout", "memory", "output_limit", "crash"]
+"""How running code ended; attributable to the code, never inferred from its text."""
+
+Finish = Literal["stop", "length", "error"]
+"""How a generation ended: at a stop, at its token limit, or refused (the request's own fault)."""
+
+Reason = Literal[
+    "correct",
+    "wrong_answer",
+    "no_answer",
+    "unparsable",
+    "truncated",
+    "code_error",
+    "timeout",
+    "memory",
+    "output_limit",
+    "crash",
+    "undecided",
+]
+"""Why a verdict is what it is: the closed list."""
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question whose answer can be checked.
+
+    answer: the gold answer; None for tasks that can only be verified.
+    verifier: name of the checker (see `ponderosa.verify`); its arguments are in `meta`.
+    solution: a reference solution, if there is one, in the source's own notation.
+    """
+
+    question: str
+    answer: str | None = None
+    verifier: str = "answer"
+    source: str = "user"
+    split: str = "test"
+    solution: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            key = [self.question, self.answer, self.verifier]
+            object.__setattr__(self, "id", content_hash(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a solution. `code` is None for prose; `outcome` is None until the code has run."""
+
+    text: str
+    code: str | None = None
+    observation: str | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one record cost. Prefill counts tokens computed, not tokens found in a prefix cache."""
+
+    prompt_tokens: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    executions: int = 0
+    flops: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.prompt_tokens + other.prompt_tokens,
+            self.prefill_tokens + other.prefill_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.scored_tokens + other.scored_tokens,
+            self.executions + other.executions,
+            self.flops + other.flops,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One solution by one policy.
+
+    token_ids: what follows the prompt, model tokens and observations alike (T).
+    sampled: True where the model wrote the token (T).
+    model_logprobs: log p of each sampled token at temperature 1, untruncated; 0.0 where not sampled (T).
+    sampling_logprobs: log p under the distribution it was drawn from; 0.0 where not sampled (T).
+    answer: the final answer as extracted, None if there is none; `answer_key` is its canonical form, equal
+        for answers that are the same, so votes can be counted without a gold answer.
+    """
+
+    problem_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    model_logprobs: tuple[float, ...]
+    sampling_logprobs: tuple[float, ...]
+    finish: Finish
+    text: str
+    steps: tuple[Step, ...]
+    answer: str | None
+    answer_key: str | None
+    cost: Cost
+    strategy: str
+    model_id: str
+    seed: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Is an answer right, and if not why. `verifier` is name@version of the checker that said so."""
+
+    correct: bool
+    reason: Reason
+    verifier: str
+
+    def __post_init__(self) -> None:
+        assert self.correct == (self.reason == "correct"), (self.correct, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two continuations of one prompt, the first preferred."""
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    chosen_weights: tuple[float, ...]
+    rejected_weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row (T tokens).
+
+    loss_weights: weight of predicting token t from tokens before it; 0.0 for text the model does not write
+        and always 0.0 at a document's first token.
+    document_ids: tokens attend only within their own document; documents are contiguous, numbered from 0.
+    """
+
+    token_ids: tuple[int, ...]
+    loss_weights: tuple[float, ...]
+    document_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.token_ids) == len(self.loss_weights) == len(self.document_ids)
+
+
+def to_record(value: Any) -> dict[str, Any]:
+    """A frozen record as plain dicts and lists, ready for JSON or Parquet."""
+    return asdict(value)
