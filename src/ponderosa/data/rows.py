@@ -1,0 +1,42 @@
+"""Training rows from text and from worked solutions.
+
+Enters: text, segments, and an `encode` that turns a `Special` into its one id and any other text into plain ids.
+Leaves: one Row for each document. Loss falls on what a model should learn to write: all of a text, the steps of
+a solution, and the end-of-text token; never the question, never what the interpreter printed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ponderosa.records import Row
+from ponderosa.steps import Segment
+
+Encode = Callable[[str], Sequence[int]]
+
+
+def build_row(token_ids: Sequence[int], is_sampled: Sequence[bool]) -> Row:
+    """One document: weight 1 where the model should write the token, 0 elsewhere and at the first token."""
+    weights = tuple(float(sampled and t > 0) for t, sampled in enumerate(is_sampled))
+    return Row(tuple(token_ids), weights, (0,) * len(token_ids))
+
+
+def build_text_row(text: str, encode: Encode, *, eos_id: int) -> Row:
+    """A text with its end: the model learns every token of it, and to stop."""
+    token_ids = [*encode(text), eos_id]
+    return build_row(token_ids, [True] * len(token_ids))
+
+
+def build_solution_row(
+    prompt_ids: Sequence[int], segments: Iterable[Segment], encode: Encode, *, eos_id: int
+) -> Row:
+    """A prompt and its worked solution: loss only on what the model writes, the end included.
+
+    Each segment is encoded by itself, as the sampler meets it: an observation is appended as its own ids, so
+    no token ever straddles what the model wrote and what was written for it.
+    """
+    token_ids = list(prompt_ids)
+    is_sampled = [False] * len(token_ids)
+    for segment in segments:
+        segment_ids = encode(segment.text)
+        token_ids += segment_ids
+        is_sampled += [segment.is_sampled] * len(segment_ids)
+    return build_row([*token_ids, eos_id], [*is_sampled, True])
