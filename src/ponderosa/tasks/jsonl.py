@@ -1,0 +1,270 @@
+"""Problem files: JSON Lines in, problems and a list of refused rows out.
+
+One JSON object a line, UTF-8, gzip if the name ends in .gz. `question`, and `answer` or `verifier`, are required;
+`id`, `source`, `split`, `solution` and `meta` are optional; every other field goes to `meta`. A row that cannot be
+used is quarantined with its file, line and reason, never dropped in silence: the caller counts and shows them.
+
+A named benchmark is looked for at a given path, then in $PONDEROSA_DATA, then on the Hugging Face hub.
+"""
+
+import codecs
+import gzip
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ponderosa.errors import DataError, RequestError
+from ponderosa.identity import derive_seed, hash_file
+from ponderosa.records import Problem
+
+RowT = TypeVar("RowT")
+FIELDS = frozenset({"question", "answer", "verifier", "id", "source", "split", "solution", "meta"})
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedRow:
+    """A row that was refused. `line` counts from 1; `file` is a name, not a path."""
+
+    file: str
+    line: int
+    reason: str
+
+
+class Loaded(NamedTuple):
+    """What a problem file held."""
+
+    problems: list[Problem]
+    quarantined: list[QuarantinedRow]
+
+
+def load_jsonl(path: Path, *, source: str = "", split: str = "test") -> Loaded:
+    """Every usable problem of a file, in its order, and every row that was refused.
+
+    `source` (default: the file's stem) and `split` are for rows that do not say. Raises DataError if the file
+    cannot be read at all.
+    """
+    source = source or path.name.removesuffix(".gz").removesuffix(".jsonl")
+    # U+2028 and its kind are legal inside a JSON string, so rows end at "\n" and nowhere else.
+    lines = _read_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    rows = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    return _collect(rows, _decode_line, file=path.name, source=source, split=split)
+
+
+def _collect(
+    rows: Iterable[tuple[int, RowT]], decode: Callable[[RowT], Any], *, file: str, source: str, split: str
+) -> Loaded:
+    """Numbered raw rows as problems; whatever is wrong with one row stays with that row."""
+    problems: list[Problem] = []
+    quarantined: list[QuarantinedRow] = []
+    first_line: dict[str, int] = {}
+    for line, raw in rows:
+        try:
+            problem = parse_problem(decode(raw), source=source, split=split)
+            if problem.id in first_line:
+                raise DataError(f"duplicate id {problem.id!r}, first seen in line {first_line[problem.id]}")
+        except DataError as error:
+            quarantined.append(QuarantinedRow(file, line, str(error)))
+            continue
+        first_line[problem.id] = line
+        problems.append(problem)
+    return Loaded(problems, quarantined)
+
+
+def _decode_line(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"), parse_float=_parse_finite, parse_constant=_parse_finite)
+    except DataError:
+        raise
+    except UnicodeDecodeError:
+        raise DataError("not UTF-8") from None
+    except RecursionError:
+        raise DataError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}") from None
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise DataError(f"{text} is not a finite number")
+    return value
+
+
+def parse_problem(row: Any, *, source: str, split: str) -> Problem:
+    """One decoded row as a Problem. Raises DataError with the reason it cannot be used."""
+    if not isinstance(row, dict):
+        raise DataError(f"a row must be a JSON object, seen {type(row).__name__}")
+    answer = _parse_answer(row.get("answer"))
+    verifier = _parse_text(row, "verifier")
+    if answer is None and verifier is None:
+        raise DataError("neither 'answer' nor 'verifier'")
+    meta = row.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise DataError(f"'meta' must be an object, seen {type(meta).__name__}")
+    question = _parse_text(row, "question")
+    if question is None:
+        raise DataError("'question' is missing or empty")
+    return Problem(
+        question=question,
+        answer=answer,
+        verifier=verifier or "answer",
+        source=_parse_text(row, "source") or source,
+        split=_parse_text(row, "split") or split,
+        solution=_parse_text(row, "solution"),
+        meta={**{key: value for key, value in row.items() if key not in FIELDS}, **meta},
+        id=_parse_id(row.get("id")),
+    )
+
+
+def _parse_answer(value: Any) -> str | None:
+    """An answer as a string: 12 -> "12", 2.50 -> "2.5", true -> "True"; None or blank means there is none."""
+    if value is None or isinstance(value, bool | int | float):
+        return None if value is None else str(value)
+    if isinstance(value, str):
+        return value.strip() or None
+    raise DataError(f"'answer' must be a string or a number, seen {type(value).__name__}")
+
+
+def _parse_text(row: Mapping[str, Any], key: str) -> str | None:
+    value = row.get(key)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise DataError(f"{key!r} must be a string, seen {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{key!r} holds half a surrogate pair, which UTF-8 cannot spell") from None
+    return value
+
+
+def _parse_id(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise DataError(f"'id' must be a string or an integer, seen {type(value).__name__}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.name.endswith(".gz") else data
+    except OSError as error:  # includes gzip.BadGzipFile
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: the gzip data is damaged ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Where a benchmark is on the Hugging Face hub, and how its rows become our fields."""
+
+    path: str
+    config: str | None
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class JsonlTask:
+    """A problem file as a task: all its rows belong to the split they name.
+
+    `files` (split -> stem, for a named benchmark) or `path` says where the rows are.
+    """
+
+    name: str
+    path: Path | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    hub: HubSource | None = None
+
+    @property
+    def source_hash(self) -> str:
+        return hash_file(self.path) if self.path else ""
+
+    def load(self, split: str) -> Loaded:
+        """Every problem of a split in file order, and the refused rows of the whole file."""
+        if self.path:
+            return _select_split(load_jsonl(self.path), split, self.name)
+        if split not in self.files:
+            raise RequestError(f"{self.name} has no split {split!r}; it has {', '.join(self.files)}")
+        path = find_data_file(self.files[split])
+        if path:
+            return load_jsonl(path, source=self.name, split=split)
+        return _load_from_hub(self, split)
+
+    def generate(self, count: int, seed: int, split: str, **options: Any) -> Iterator[Problem]:
+        """Up to `count` problems, chosen and ordered by the seed."""
+        if options:
+            raise RequestError(f"{self.name} takes no options, seen {', '.join(sorted(options))}")
+        problems = self.load(split).problems
+        yield from sorted(problems, key=lambda problem: derive_seed(self.name, seed, problem.id))[:count]
+
+
+def _select_split(loaded: Loaded, split: str, name: str) -> Loaded:
+    problems = [problem for problem in loaded.problems if problem.split == split]
+    if not problems:
+        seen = sorted({problem.split for problem in loaded.problems})
+        raise RequestError(
+            f"{name} has no problem of split {split!r}; its rows say {', '.join(seen) or 'nothing'}"
+        )
+    return Loaded(problems, loaded.quarantined)
+
+
+def find_data_file(stem: str) -> Path | None:
+    """`$PONDEROSA_DATA/<stem>.jsonl[.gz]`, if it is there."""
+    folder = os.environ.get("PONDEROSA_DATA")
+    if not folder:
+        return None
+    candidates = [Path(folder) / f"{stem}{suffix}" for suffix in (".jsonl", ".jsonl.gz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
+    remedy = f"put {task.files[split]}.jsonl into a folder and set PONDEROSA_DATA to it"
+    assert task.hub is not None
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"{task.name} was not found: {remedy}, or install ponderosa[hub] to download it"
+        ) from None
+    try:
+        rows = datasets.load_dataset(task.hub.path, task.hub.config, split=split)
+    except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
+        raise DataError(f"{task.name} could not be downloaded ({error}); {remedy}") from error
+    return _collect(
+        enumerate(rows, start=1), task.hub.convert, file=task.hub.path, source=task.name, split=split
+    )
+
+
+def _convert_gsm8k(row: Mapping[str, Any]) -> dict[str, Any]:
+    _, _, answer = row["answer"].rpartition("####")
+    return {"question": row["question"], "answer": answer.strip(), "solution": row["answer"]}
+
+
+def _convert_svamp(row: Mapping[str, Any]) -> dict[str, Any]:
+    body = row["Body"].strip()
+    question = f"{body if body.endswith(('.', '?', '!')) else body + '.'} {row['Question'].strip()}"
+    return {"question": question, "answer": row["Answer"], "id": row["ID"]}
+
+
+def _convert_math500(row: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {"question": row["problem"], "answer": row["answer"], "solution": row["solution"]}
+    return {**fields, "meta": {"level": row["level"], "type": row["subject"], "path": row["unique_id"]}}
+
+
+GSM8K = JsonlTask(
+    "gsm8k",
+    files={"train": "gsm8k_train", "test": "gsm8k_test"},
+    hub=HubSource("openai/gsm8k", "main", _convert_gsm8k),
+)
+SVAMP = JsonlTask("svamp", files={"test": "svamp_test"}, hub=HubSource("ChilleD/SVAMP", None, _convert_svamp))
+MATH500 = JsonlTask(
+    "math500", files={"test": "math500"}, hub=HubSource("HuggingFaceH4/MATH-500", None, _convert_math500)
+)
+BENCHMARKS = {task.name: task for task in (GSM8K, SVAMP, MATH500)}
