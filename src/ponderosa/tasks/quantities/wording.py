@@ -1,0 +1,108 @@
+"""Graphs in words: the problem's text, its solution in code steps and in prose, and numbers traced back.
+
+Both solutions reason the same way. They first look up what is needed, from the asked quantity backwards, quoting
+each sentence; then they compute forwards. Looking up the right sentence is the skill that forms slowest in a small
+model, and quoting from the question backwards turns it into the copying that attention learns first.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from random import Random
+
+from ponderosa.records import Step
+from ponderosa.tasks.quantities.graph import Graph, Quantity, evaluate_graph, find_needed
+from ponderosa.tasks.quantities.relations import BY_NAME
+
+QUESTIONS = (
+    "How many {item} does {t} have?",
+    "What is the number of {item} that {t} has?",
+    "Find how many {item} {t} has.",
+)
+
+
+def render_statement(graph: Graph, index: int) -> str:
+    """The sentence that states one quantity."""
+    quantity = graph.quantities[index]
+    return _fill(BY_NAME[quantity.relation].statements[quantity.phrasing], graph, quantity)
+
+
+def render_question(graph: Graph, random: Random, *, max_phrasings: int) -> str:
+    """The problem's text: every sentence in shuffled order, then what is asked."""
+    order = random.sample(range(len(graph.quantities)), len(graph.quantities))
+    asked = graph.quantities[graph.asked]
+    question = random.choice(QUESTIONS[:max_phrasings]).format(item=asked.item, t=asked.owner)
+    return " ".join([*(render_statement(graph, index) for index in order), question])
+
+
+def name_variable(quantity: Quantity) -> str:
+    return quantity.owner.lower()
+
+
+def find_lookup_order(graph: Graph) -> list[int]:
+    """Needed quantities from the asked one backwards, depth first: the order of looking things up."""
+    order: list[int] = []
+    stack = [graph.asked]
+    while stack:
+        index = stack.pop()
+        if index not in order:
+            order.append(index)
+            stack.extend(reversed(graph.quantities[index].inputs))
+    return order
+
+
+def render_code_steps(graph: Graph) -> list[Step]:
+    """The reference solution: a step that quotes what is needed, one step per quantity, one that prints."""
+    quotes = [render_statement(graph, index) for index in find_lookup_order(graph)]
+    needed = find_needed(graph)
+    given = [index for index in needed if graph.quantities[index].relation == "given"]
+    derived = [index for index in needed if index not in given]
+    first = "\n".join([*(f"# {quote}" for quote in quotes), *(_assignment(graph, index) for index in given)])
+    steps = [first] if given else [*(f"# {quote}" for quote in quotes)]
+    texts = steps + [f"# {_explain(graph, index)}\n{_assignment(graph, index)}" for index in derived]
+    answer = name_variable(graph.quantities[graph.asked])
+    texts[-1] += f"\nprint({answer})"
+    return [Step(text=text, code=text) for text in texts]
+
+
+def render_prose(graph: Graph) -> str:
+    """The same reasoning without code: sentences quoted, sums worked out in the text, the answer after ####."""
+    values = evaluate_graph(graph)
+    lines = [render_statement(graph, index) for index in find_lookup_order(graph)]
+    for index in find_needed(graph):
+        quantity = graph.quantities[index]
+        if quantity.relation != "given":
+            lines.append(f"{quantity.owner}: {_arithmetic(graph, quantity, values)} = {values[index]}.")
+    return f" {' '.join(lines)}\n#### {values[graph.asked]}"
+
+
+def substitute_literals(text: str, mapping: Mapping[int, int]) -> str:
+    """Code or a question with each whole number replaced by what it became in a re-numbered problem."""
+    return re.sub(r"(?<![\w.])\d+(?!\w|\.\d)", lambda match: str(mapping.get(int(match[0]), match[0])), text)
+
+
+def _fill(template: str, graph: Graph, quantity: Quantity) -> str:
+    names = dict(zip("abc", (graph.quantities[index].owner for index in quantity.inputs), strict=False))
+    numbers = dict(zip("nm", quantity.literals, strict=False))
+    item_a = graph.quantities[quantity.inputs[0]].item if quantity.inputs else ""
+    return template.format(t=quantity.owner, item=quantity.item, item_a=item_a, **names, **numbers)
+
+
+def _assignment(graph: Graph, index: int) -> str:
+    quantity = graph.quantities[index]
+    names = [name_variable(graph.quantities[read]) for read in quantity.inputs]
+    return f"{name_variable(quantity)} = {_substitute(quantity, names)}"
+
+
+def _arithmetic(graph: Graph, quantity: Quantity, values: Sequence[int]) -> str:
+    return _substitute(quantity, [str(values[read]) for read in quantity.inputs])
+
+
+def _substitute(quantity: Quantity, inputs: Sequence[str]) -> str:
+    names = dict(zip("abc", inputs, strict=False))
+    numbers = dict(zip("nm", quantity.literals, strict=False))
+    return BY_NAME[quantity.relation].code.format(**names, **numbers)
+
+
+def _explain(graph: Graph, index: int) -> str:
+    quantity = graph.quantities[index]
+    return f"{quantity.owner}: {quantity.relation.replace('_', ' ')}"
