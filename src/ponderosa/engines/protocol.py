@@ -55,10 +55,28 @@ class Generation:
     error: str | None = None
 
 
+def find_fault(request: GenerateRequest, *, max_context: int, vocab_size: int) -> str | None:
+    """What makes a request impossible, in words for its reply; None if it can run."""
+    num_tokens = len(request.prompt_ids)
+    if not num_tokens:
+        return "the prompt is empty"
+    if num_tokens >= max_context:
+        return f"a prompt of {num_tokens} tokens leaves no room in a context of {max_context}"
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocab_size:
+        return f"the prompt holds token ids outside the vocabulary of {vocab_size}"
+    if request.max_new_tokens < 1:
+        return f"max_new_tokens is {request.max_new_tokens}; it must be at least 1"
+    return None
+
+
 class Codec(Protocol):
-    """Text to token ids and back, for one model directory."""
+    """Text to token ids and back, for one model directory.
+
+    eos_id: ends a document in training. eos_ids: every id after which the model has finished its turn.
+    """
 
     eos_id: int
+    eos_ids: frozenset[int]
     vocab_size: int
 
     def encode(self, text: str) -> list[int]:

@@ -1,0 +1,129 @@
+"""What the engine needs to know about a transformers model, and how it borrows one for a forward pass.
+
+A model qualifies if its attention goes through transformers' attention interface and everything it remembers
+between tokens is keys and values; a probe compares cached with uncached logits and refuses the others by name.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ponderosa.engines.attention import ATTENTION_NAME, CachePass, KVCache
+from ponderosa.errors import DataError
+from ponderosa.ledger import compute_forward_flops
+
+PROBE_LENGTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """long_rope_after: sequences longer than this use LongRoPE's long factors; None if frequencies never change."""
+
+    long_rope_after: int | None
+    flops_per_token: float
+
+
+@contextmanager
+def borrow_model(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode, inference mode and cached attention for a block; afterwards all is as it was."""
+    was_training = model.training
+    implementation = model.config._attn_implementation
+    if was_training:
+        model.eval()
+    model.config._attn_implementation = ATTENTION_NAME
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.config._attn_implementation = implementation
+        if was_training:
+            model.train()
+
+
+def profile_model(model: PreTrainedModel, max_context: int) -> ModelProfile:
+    """Look a model over. Raises DataError naming it if the engine cannot run it."""
+    name = type(model).__name__
+    long_rope_after = _find_rope_threshold(model, name)
+    if not model._supports_attention_backend:
+        raise DataError(
+            f"{name} does not take its attention from transformers' attention interface, which the native "
+            "engine needs; use a decoder such as Llama, Qwen, Phi-3, Mistral or Gemma"
+        )
+    cache = _probe(model, name)
+    config = model.config.get_text_config()
+    flops = compute_forward_flops(
+        matrix_parameters=count_matrix_parameters(model),
+        num_layers=len(cache.keys),
+        width=config.num_attention_heads * cache.keys[0].shape[2],
+        context=max_context / 2,
+    )
+    return ModelProfile(long_rope_after, flops)
+
+
+def count_matrix_parameters(model: PreTrainedModel) -> int:
+    """Weights a token is multiplied by: every matrix but the embedding table, and the output head, tied or not."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    matrices = sum(
+        parameter.numel()
+        for parameter in model.parameters()
+        if parameter.ndim >= 2 and parameter is not embedding and parameter is not head
+    )
+    return matrices + int(head.numel())
+
+
+def _find_rope_threshold(model: PreTrainedModel, name: str) -> int | None:
+    """Positions up to which LongRoPE uses its short factors; None for frequencies that never change."""
+    parameters: dict[str, Any] = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = {str(parameters.get("rope_type"))} | {
+        str(value.get("rope_type")) for value in parameters.values() if isinstance(value, dict)
+    }
+    if "dynamic" in kinds:
+        raise DataError(
+            f"{name} uses dynamic RoPE scaling, whose frequencies depend on the longest sequence in the batch; "
+            "the native engine cannot batch it"
+        )
+    return int(parameters["original_max_position_embeddings"]) if "longrope" in kinds else None
+
+
+def run_model(
+    model: PreTrainedModel, token_ids_RL: Tensor, positions_RL: Tensor, cache_pass: CachePass
+) -> Tensor:
+    """Logits of each row's last token, [R, V]; the model must be borrowed."""
+    logits: Tensor = model(
+        input_ids=token_ids_RL,
+        position_ids=positions_RL,
+        use_cache=False,
+        logits_to_keep=1,
+        cache_pass=cache_pass,
+    ).logits
+    return logits[:, -1]
+
+
+def _probe(model: PreTrainedModel, name: str) -> KVCache:
+    """A cache that has seen every layer, after checking that cached logits equal the model's own."""
+    device = model.device
+    ids = torch.arange(1, PROBE_LENGTH + 1, device=device)[None] % model.config.get_text_config().vocab_size
+    cache = KVCache(1, PROBE_LENGTH)
+    with borrow_model(model):
+        for start, end in ((0, PROBE_LENGTH - 1), (PROBE_LENGTH - 1, PROBE_LENGTH)):
+            positions = torch.arange(start, end, device=device)[None]
+            row = torch.zeros(1, 1, dtype=torch.long, device=device)
+            cache_pass = CachePass(cache, slice(0, 1), row, positions, positions, PROBE_LENGTH)
+            try:
+                cached = run_model(model, ids[:, start:end], positions, cache_pass)
+            except TypeError as error:
+                raise DataError(f"{name} cannot run in the native engine: {error}") from error
+        model.config._attn_implementation = "eager"
+        plain = model(input_ids=ids, use_cache=False).logits[:, -1]
+    tolerance = 1e-3 if plain.dtype == torch.float32 else 0.1
+    if not torch.allclose(cached.float(), plain.float(), rtol=tolerance, atol=tolerance * float(plain.std())):
+        raise DataError(
+            f"{name} remembers more than keys and values between tokens (cached logits differ from its own); "
+            "the native engine cannot run it"
+        )
+    return cache

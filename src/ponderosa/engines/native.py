@@ -1,0 +1,290 @@
+"""The native engine: continuous batching through an unchanged transformers model, which may be in training.
+
+Enter: requests of token ids. Leave: generations of token ids, with both log-probabilities. One tick admits
+waiting requests into free cache rows, computes what is new in their prompts, and feeds every active row one
+token. The last prompt token is fed by the decode step itself, so n samples of one prompt share all of its
+prefill, and a prompt that continues a finished request computes only what was added.
+
+Results depend on the submitted requests and their order alone. Deliberately absent: beams, penalties,
+constrained decoding, more than one device.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ponderosa.engines.attention import CachePass, KVCache
+from ponderosa.engines.linear import accelerate_linears, find_linears
+from ponderosa.engines.model import borrow_model, profile_model, run_model
+from ponderosa.engines.prefill import Span, build_grid, plan_prefill
+from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, find_fault
+from ponderosa.engines.rows import Placement, RowTable
+from ponderosa.engines.sampling import compute_uniforms, draw_tokens
+from ponderosa.engines.stops import PieceTable, ends_with_stop
+from ponderosa.records import Finish
+
+ROW_BUCKET = 8
+"""Decode steps run a multiple of this many rows, so that kernels are prepared for few shapes."""
+WIDTH_BUCKET = 16
+"""The same for the number of cache columns read."""
+ADMISSION_FRAC = 1 / 16
+"""Requests are admitted once this share of the slots is free (or all that wait fit), to prefill in batches."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A request in a cache row, which ends at `limit` tokens, prompt included, if nothing stops it before."""
+
+    ticket: int
+    request: GenerateRequest
+    limit: int
+    prefill_tokens: int
+
+
+class NativeEngine:
+    """Samples from a transformers causal language model; see `ponderosa.engines.protocol.Engine`.
+
+    num_slots: requests running at once. num_retained: further cache rows, which keep finished requests for
+    prompts that continue them (default: as many as slots). dtype: compute in this type on a copy of the weights,
+    which `reset` refreshes; None shares the model's own weights.
+    Raises DataError naming a model that it cannot run.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        codec: Codec,
+        *,
+        model_id: str,
+        num_slots: int = 128,
+        max_context: int = 1024,
+        num_retained: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.codec = codec
+        self.model_id = model_id
+        self.num_slots = num_slots
+        self.max_context = max_context
+        self.active_slot_steps = 0
+        self.slot_steps = 0
+        self._source = model
+        self._model = model if dtype in (None, model.dtype) else copy.deepcopy(model).to(dtype)
+        profile = profile_model(self._model, max_context)
+        self.flops_per_token = profile.flops_per_token
+        self._long_rope_after = profile.long_rope_after
+        self._linears = find_linears(self._model)
+        self._pieces = PieceTable(codec)
+        num_rows = (
+            -(-(num_slots + (num_slots if num_retained is None else num_retained)) // ROW_BUCKET) * ROW_BUCKET
+        )
+        self._cache = KVCache(num_rows, max_context)
+        self._rows = RowTable(num_rows, self._cache.num_columns)
+        self._model_logprobs = np.zeros((num_rows, self._cache.num_columns), np.float32)
+        self._sampling_logprobs = np.zeros((num_rows, self._cache.num_columns), np.float32)
+        self._waiting: deque[tuple[int, GenerateRequest]] = deque()
+        self._jobs: dict[int, Job] = {}
+        self._next_ticket = 0
+
+    @property
+    def num_pending(self) -> int:
+        """Requests queued or running."""
+        return len(self._waiting) + len(self._jobs)
+
+    def submit(self, request: GenerateRequest) -> int:
+        """Queue a request and return its ticket."""
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._waiting.append((ticket, request))
+        return ticket
+
+    def reset(self) -> None:
+        """Forget finished prefixes, and take over the model's weights as they are now.
+
+        Asserts that nothing is pending: a running request must not mix two sets of weights.
+        """
+        assert not self.num_pending, "reset while requests are pending"
+        self._rows.forget()
+        if self._model is not self._source:
+            with torch.no_grad():
+                for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
+                    mine.copy_(theirs)
+
+    def tick(self) -> list[tuple[int, Generation]]:
+        """Admit what fits, feed every active row one token; the requests that finished, in ticket order."""
+        with borrow_model(self._model):
+            finished = self._admit()
+            if self._jobs:
+                self._compact()
+                self._decode()
+                finished += self._harvest()
+        return sorted(finished, key=lambda pair: pair[0])
+
+    def _admit(self) -> list[tuple[int, Generation]]:
+        """Move waiting requests into rows and compute their prompts; the impossible ones come back as errors."""
+        refused: list[tuple[int, Generation]] = []
+        num_free = self.num_slots - len(self._jobs)
+        if num_free < min(len(self._waiting), max(1, int(ADMISSION_FRAC * self.num_slots))):
+            return refused
+        placements: list[Placement] = []
+        while self._waiting and len(self._jobs) < self.num_slots:
+            ticket, request = self._waiting.popleft()
+            fault = find_fault(request, max_context=self.max_context, vocab_size=self._model.vocab_size)
+            if fault is not None:
+                refused.append((ticket, Generation((), (), (), "error", error=fault)))
+                continue
+            num_tokens = len(request.prompt_ids)
+            placement = self._rows.place(request.prompt_ids, is_long=self._is_long(num_tokens))
+            limit = min(self.max_context, num_tokens + request.max_new_tokens)
+            self._jobs[placement.row] = Job(ticket, request, limit, num_tokens - placement.shared)
+            placements.append(placement)
+        self._fill(placements)
+        return refused
+
+    def _is_long(self, num_tokens: int) -> bool:
+        return self._long_rope_after is not None and num_tokens > self._long_rope_after
+
+    def _fill(self, placements: Sequence[Placement]) -> None:
+        """Copy shared prefixes and compute the rest, in rounds: a prefix is complete before it is copied."""
+        for stage in range(max((placement.stage for placement in placements), default=-1) + 1):
+            ready = [placement for placement in placements if placement.stage == stage]
+            for placement in ready:
+                if placement.source != placement.row:
+                    self._cache.copy(placement.source, placement.row, placement.shared)
+            self._prefill(
+                [
+                    Span(p.row, p.shared, int(self._rows.lengths[p.row]), bool(self._rows.is_long[p.row]))
+                    for p in ready
+                ]
+            )
+        self._rows.stage[:] = 0
+
+    def _prefill(self, spans: Sequence[Span]) -> None:
+        """Compute the keys and values of spans."""
+        for batch in plan_prefill(spans):
+            grid = build_grid(
+                batch, self._rows.tokens, trash=self._cache.trash, long_rope_after=self._long_rope_after
+            )
+            rows = self._to_device(np.array([span.row for span in batch]))
+            width = max(span.end for span in batch)
+            positions = self._to_device(grid.positions)
+            cache_pass = CachePass(
+                self._cache, rows, rows[:, None], positions, self._to_device(grid.columns), width
+            )
+            run_model(self._model, self._to_device(grid.token_ids), positions, cache_pass)
+
+    def _compact(self) -> None:
+        """Bring active rows together when many idle rows lie between them."""
+        for idle, active in self._rows.plan_moves():
+            count = int(max(self._rows.lengths[idle], self._rows.lengths[active]))
+            self._cache.swap(idle, active, count)
+            self._rows.swap(idle, active)
+            for logprobs in (self._model_logprobs, self._sampling_logprobs):
+                logprobs[[idle, active]] = logprobs[[active, idle]]
+            self._jobs[idle] = self._jobs.pop(active)
+
+    def _decode(self) -> None:
+        """Feed every active row its next token and draw the one after."""
+        self._cross_threshold()
+        extent = -(-self._rows.extent // ROW_BUCKET) * ROW_BUCKET
+        sides = self._rows.is_long[:extent][self._rows.is_active[:extent]]
+        if sides.all() or not sides.any():
+            self._decode_rows(np.arange(extent), slice(0, extent))
+        else:
+            for side in (False, True):
+                rows = np.flatnonzero(self._rows.is_active & (self._rows.is_long == side))
+                self._decode_rows(rows, self._to_device(rows))
+        self.active_slot_steps += len(self._jobs)
+        self.slot_steps += self.num_slots
+
+    def _decode_rows(self, rows: npt.NDArray[np.int64], where: slice | Tensor) -> None:
+        """One token for each of these rows, which are all on one side of a LongRoPE threshold."""
+        table = self._rows
+        active = table.is_active[rows]
+        fed_at = table.lengths[rows]
+        width = -(-(int(fed_at[active].max()) + 1) // WIDTH_BUCKET) * WIDTH_BUCKET
+        columns = self._to_device(fed_at)[:, None]
+        positions = self._to_device(np.where(active, fed_at, 0))[:, None]
+        token_ids = self._to_device(table.tokens[rows, fed_at])[:, None]
+        index = self._to_device(rows)[:, None]
+        cache_pass = CachePass(
+            self._cache, where, index, positions, columns, min(width, self._cache.num_columns)
+        )
+        with accelerate_linears(self._linears):
+            logits = run_model(self._model, token_ids, positions, cache_pass)
+        self._draw(logits, rows, fed_at, active)
+
+    def _draw(
+        self,
+        logits: Tensor,
+        rows: npt.NDArray[np.int64],
+        fed_at: npt.NDArray[np.int64],
+        active: npt.NDArray[np.bool_],
+    ) -> None:
+        """Draw the tokens that follow and note them; what idle rows draw is dropped."""
+        jobs = [self._jobs.get(row) for row in rows.tolist()]
+        seeds = np.array([job.request.seed if job else 0 for job in jobs], dtype=np.uint64)
+        starts = np.array([len(job.request.prompt_ids) if job else 0 for job in jobs])
+        steps = np.where(active, fed_at + 1 - starts, 0).astype(np.uint64)
+        samplings = [job.request.sampling if job else GREEDY for job in jobs]
+        draw = draw_tokens(logits, samplings, compute_uniforms(seeds, steps))
+        busy, after = rows[active], fed_at[active] + 1
+        self._rows.tokens[busy, after] = draw.tokens[active]
+        self._rows.lengths[busy] = after
+        self._model_logprobs[busy, after] = draw.model_logprobs[active]
+        self._sampling_logprobs[busy, after] = draw.sampling_logprobs[active]
+
+    def _cross_threshold(self) -> None:
+        """Rows about to grow past the LongRoPE threshold are computed again under the long factors."""
+        if self._long_rope_after is None:
+            return
+        table = self._rows
+        crossing = table.is_active & ~table.is_long & (table.lengths + 1 > self._long_rope_after)
+        rows = np.flatnonzero(crossing).tolist()
+        table.is_long[rows] = True
+        self._prefill([Span(row, 0, int(table.lengths[row]), True) for row in rows])
+        for row in rows:
+            self._jobs[row].prefill_tokens += int(table.lengths[row])
+
+    def _harvest(self) -> list[tuple[int, Generation]]:
+        """Take the finished requests out of their rows."""
+        finished = []
+        for row, job in sorted(self._jobs.items()):
+            start, end = len(job.request.prompt_ids), int(self._rows.lengths[row]) + 1
+            finish = self._find_finish(job, row, end)
+            if finish is None:
+                continue
+            new = slice(start, end)
+            token_ids = tuple(self._rows.tokens[row, new].tolist())
+            model_logprobs = tuple(self._model_logprobs[row, new].tolist())
+            sampling_logprobs = tuple(self._sampling_logprobs[row, new].tolist())
+            finished.append(
+                (
+                    job.ticket,
+                    Generation(token_ids, model_logprobs, sampling_logprobs, finish, job.prefill_tokens),
+                )
+            )
+            is_over = finish == "length" or token_ids[-1] in self.codec.eos_ids
+            self._rows.release(row, is_over=is_over)
+            del self._jobs[row]
+        return finished
+
+    def _find_finish(self, job: Job, row: int, end: int) -> Finish | None:
+        request = job.request
+        last = int(self._rows.tokens[row, end - 1])
+        if last in request.stop_ids:
+            return "stop"
+        if request.stop_strings:
+            new_ids = self._rows.tokens[row, len(request.prompt_ids) : end].tolist()
+            if ends_with_stop(request, new_ids, self._pieces):
+                return "stop"
+        return "length" if end >= job.limit else None
+
+    def _to_device(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self._model.device)

@@ -1,0 +1,117 @@
+"""Who sits in which cache row, and which rows hold a prefix worth taking over. No torch.
+
+A row is active (a request is running in it), retained (its request is over, its tokens may begin another prompt)
+or empty. `tokens[row, :lengths[row]]` have their keys and values in the cache; for an active row
+`tokens[row, lengths[row]]` is the token to feed next. Rows 0 .. extent - 1 take part in a decode step, so that
+the step reads the cache in place; inactive rows among them are computed and thrown away, and moved out of the
+way when they become many.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MIN_SHARED = 8
+"""Fewer common tokens than this are not worth copying."""
+SHARED_BUCKET = 16
+"""Common prefixes are compared in buckets, so that a few accidental tokens more do not chain prefills."""
+MAX_IDLE_FRAC = 0.125
+"""Share of inactive rows a decode step puts up with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a request goes and what it takes over.
+
+    shared: tokens already known, copied from `source` (nothing to copy if source == row).
+    stage: how many rounds of prefill must run before the source is complete.
+    """
+
+    row: int
+    source: int
+    shared: int
+    stage: int
+
+
+class RowTable:
+    """Bookkeeping for S cache rows of at most `columns` tokens, all in host memory."""
+
+    def __init__(self, num_rows: int, columns: int) -> None:
+        self.tokens: npt.NDArray[np.int64] = np.zeros((num_rows, columns), dtype=np.int64)
+        self.lengths: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.is_active: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
+        self.is_long: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
+        self.last_used: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.stage: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self._clock = 0
+
+    @property
+    def extent(self) -> int:
+        """One more than the last active row."""
+        active = np.flatnonzero(self.is_active)
+        return int(active[-1]) + 1 if len(active) else 0
+
+    def forget(self) -> None:
+        """Empty every retained row."""
+        self.lengths[~self.is_active] = 0
+        self.last_used[~self.is_active] = 0
+
+    def place(self, prompt_ids: tuple[int, ...], *, is_long: bool) -> Placement:
+        """Give a prompt the row it is cheapest to run in, and mark that active.
+
+        A retained row that the prompt continues is taken over; else the least useful inactive row is, and the
+        longest known prefix is copied into it. The prompt's last token is always left to feed.
+        """
+        prompt = np.asarray(prompt_ids, dtype=np.int64)
+        known = len(prompt) - 1
+        source, shared = self._find_prefix(prompt[:known], is_long)
+        stage = int(self.stage[source]) if shared else 0
+        continues = shared and not self.is_active[source] and shared == self.lengths[source]
+        row = source if continues else self._pick_row()
+        self.tokens[row, : len(prompt)] = prompt
+        self.lengths[row] = known
+        self.is_active[row], self.is_long[row] = True, is_long
+        self.stage[row] = stage + (shared < known)
+        return Placement(row, source if shared else row, shared, stage)
+
+    def release(self, row: int, *, is_over: bool) -> None:
+        """The request in a row has ended. `is_over`: nothing will continue it, so reuse the row first."""
+        self.is_active[row] = False
+        self._clock += 1
+        self.last_used[row] = 0 if is_over else self._clock
+
+    def plan_moves(self) -> list[tuple[int, int]]:
+        """Pairs (idle row, active row behind it) to exchange; none while few rows of the extent are idle."""
+        extent = self.extent
+        num_active = int(self.is_active.sum())
+        if extent - num_active <= MAX_IDLE_FRAC * extent:
+            return []
+        idle = np.flatnonzero(~self.is_active[:num_active]).tolist()
+        behind = np.flatnonzero(self.is_active[num_active:]) + num_active
+        return list(zip(idle, behind.tolist(), strict=True))
+
+    def swap(self, first: int, second: int) -> None:
+        """Exchange two rows."""
+        for column in (self.tokens, self.lengths, self.is_active, self.is_long, self.last_used):
+            column[[first, second]] = column[[second, first]]
+
+    def _pick_row(self) -> int:
+        """The inactive row that is least worth keeping: empty or over, else least recently used."""
+        idle = np.flatnonzero(~self.is_active)
+        return int(idle[np.argmin(self.last_used[idle])])
+
+    def _find_prefix(self, known: npt.NDArray[np.int64], is_long: bool) -> tuple[int, int]:
+        """The row whose cached tokens best begin this prompt, and how many of them do (0: none worth taking)."""
+        if len(known) < MIN_SHARED:
+            return 0, 0
+        begins = (self.tokens[:, :MIN_SHARED] == known[:MIN_SHARED]).all(axis=1)
+        rows = np.flatnonzero(begins & (self.lengths >= MIN_SHARED) & (self.is_long == is_long))
+        if not len(rows):
+            return 0, 0
+        same = self.tokens[rows, : len(known)] == known
+        same &= np.arange(len(known)) < self.lengths[rows, None]
+        shared = np.where(same.all(axis=1), len(known), same.argmin(axis=1))
+        order = np.lexsort((-rows, shared, -self.stage[rows], shared // SHARED_BUCKET, shared == len(known)))
+        best = int(order[-1])
+        return int(rows[best]), int(shared[best])
