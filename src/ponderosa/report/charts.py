@@ -1,0 +1,192 @@
+"""Small SVG charts, drawn by hand: a line chart and a dot-and-whisker chart. Values in, markup out.
+
+A chart is about 440 units wide and is laid out at that width or less, so its text keeps its size on a phone. Colours
+are classes (`s0`, `s1`, …), so that light and dark are the style sheet's business. Points that are not finite are
+left out, never drawn somewhere else.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ponderosa.report.html import Html, tag
+
+WIDTH, HEIGHT = 440, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 40
+NUM_COLOURS = 6
+
+Scale = Callable[[float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value at a position, with its interval where there is one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Named points of one colour, in order of x."""
+
+    name: str
+    points: tuple[Point, ...]
+    colour: int = 0
+
+
+def render_curve(series: Series, *, x_title: str, format_x: Callable[[float], str], title: str) -> Html:
+    """One quantity against work done, on a logarithmic vertical axis: each step faint, their running mean on top."""
+    points = [
+        point for point in series.points if point.y > 0 and math.isfinite(point.y) and math.isfinite(point.x)
+    ]
+    if len(points) < 2:
+        return tag("p", "Fewer than two finite points.", class_="missing")
+    smooth = _smooth([point.y for point in points])
+    low, high = min(min(smooth), _quantile(points, 0.01)), max(point.y for point in points)
+    y = _log_scale(low, high)
+    x = _linear_scale(points[0].x, points[-1].x, LEFT, WIDTH - RIGHT)
+    kept = _thin(len(points))
+    raw = [(x(points[i].x), y(max(points[i].y, low))) for i in kept]
+    mean = [(x(points[i].x), y(smooth[i])) for i in kept]
+    return _svg(
+        title,
+        [_y_tick(y(value), f"{value:g}") for value in _log_ticks(low, high)],
+        [_x_tick(x(value), format_x(value)) for value in _nice_ticks(points[0].x, points[-1].x, 4)],
+        _x_title(x_title),
+        tag("polyline", points=_path(raw), class_=f"raw s{series.colour}"),
+        tag("polyline", points=_path(mean), class_=f"mean s{series.colour}"),
+    )
+
+
+def render_whiskers(
+    series: Sequence[Series], categories: Sequence[str], *, x_title: str, title: str, is_joined: bool = True
+) -> Html:
+    """Fractions by category, a dot with its interval per series; a point's x is its category's index."""
+    slot = (WIDTH - LEFT - RIGHT) / max(1, len(categories))
+    step = min(12.0, 0.7 * slot / max(1, len(series)))
+    y = _linear_scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    marks: list[Html] = []
+    for rank, one in enumerate(series):
+        shift = (rank - (len(series) - 1) / 2) * step
+        placed = [
+            (LEFT + slot * (point.x + 0.5) + shift, point) for point in one.points if math.isfinite(point.y)
+        ]
+        if is_joined and len(placed) > 1:
+            path = _path([(at, y(point.y)) for at, point in placed])
+            marks.append(tag("polyline", points=path, class_=f"join s{one.colour}"))
+        marks += [_draw_whisker(at, point, one, categories, y) for at, point in placed]
+    return _svg(
+        title,
+        [_y_tick(y(value), f"{100 * value:.0f}%") for value in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        [_x_tick(LEFT + slot * (i + 0.5), label) for i, label in enumerate(categories)],
+        _x_title(x_title),
+        marks,
+    )
+
+
+def render_interval_bar(value: float, low: float | None, high: float | None, colour: int) -> Html:
+    """A fraction as a bar with its interval on it, for table cells."""
+    span = 100.0
+    marks = [
+        tag("rect", x=0, y=3, width=span, height=8, rx=2, class_="track"),
+        tag("rect", x=0, y=3, width=max(0.5, span * value), height=8, rx=2, class_=f"fill s{colour}"),
+    ]
+    if low is not None and high is not None:
+        marks.append(tag("line", x1=span * low, x2=span * high, y1=7, y2=7, class_="whisker"))
+        marks += [
+            tag("line", x1=span * end, x2=span * end, y1=4, y2=10, class_="whisker") for end in (low, high)
+        ]
+    return tag("svg", marks, viewBox="-1 0 102 14", class_="bar", aria_hidden="true")
+
+
+def render_legend(series: Sequence[Series]) -> Html:
+    """What the colours mean."""
+    items = [tag("li", tag("span", class_=f"swatch s{one.colour}"), one.name) for one in series]
+    return tag("ul", items, class_="legend")
+
+
+def _draw_whisker(at: float, point: Point, one: Series, categories: Sequence[str], y: Scale) -> Html:
+    label = f"{one.name}, {categories[int(point.x)]}: {100 * point.y:.1f}%"
+    whisker = None
+    if point.low is not None and point.high is not None:
+        label += f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+        whisker = tag("line", x1=at, x2=at, y1=y(point.low), y2=y(point.high), class_=f"reach s{one.colour}")
+    dot = tag("circle", cx=at, cy=y(point.y), r=3.6, class_=f"dot s{one.colour}")
+    return tag("g", tag("title", label), whisker, dot)
+
+
+def _svg(title: str, *children: Html | Sequence[Html]) -> Html:
+    return tag(
+        "svg", tag("title", title), children, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart"
+    )
+
+
+def _y_tick(at: float, label: str) -> Html:
+    line = tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid")
+    return tag("g", line, tag("text", label, x=LEFT - 7, y=at + 4, class_="tick end"))
+
+
+def _x_tick(at: float, label: str) -> Html:
+    return tag("text", label, x=at, y=HEIGHT - BOTTOM + 17, class_="tick middle")
+
+
+def _x_title(text: str) -> Html:
+    return tag("text", text, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, class_="axis middle")
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _linear_scale(low: float, high: float, start: float, end: float) -> Scale:
+    span = (high - low) or 1.0
+    return lambda value: start + (end - start) * (value - low) / span
+
+
+def _log_scale(low: float, high: float) -> Scale:
+    scale = _linear_scale(math.log(low), math.log(high), HEIGHT - BOTTOM, TOP)
+    return lambda value: scale(math.log(value))
+
+
+def _nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round values within [low, high]."""
+    rough = (high - low) / count or 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten within [low, high]; round linear values where that gives fewer than three."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    if len(inside) > 7:
+        inside = [tick for tick in inside if math.isclose(math.log10(tick), round(math.log10(tick)))]
+    return inside if len(inside) > 2 else [tick for tick in _nice_ticks(low, high, 4) if tick > 0]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Exponential running mean over about a fortieth of the curve, corrected for its start."""
+    keep = 1 - 1 / max(1.0, len(values) / 40)
+    total = weight = 0.0
+    smooth: list[float] = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smooth.append(total / weight)
+    return smooth
+
+
+def _quantile(points: Sequence[Point], share: float) -> float:
+    ordered = sorted(point.y for point in points)
+    return ordered[int(share * (len(ordered) - 1))]
+
+
+def _thin(count: int, most: int = 400) -> list[int]:
+    """At most `most` + 1 indices spread over the curve, both ends included."""
+    step = max(1, math.ceil(count / most))
+    return sorted({*range(0, count, step), count - 1})

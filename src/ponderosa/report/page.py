@@ -1,0 +1,125 @@
+"""The report: one self-contained HTML page made from a run folder. No script, no request to anywhere."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from ponderosa.artifacts import write_text
+from ponderosa.report.attempts import render_attempts
+from ponderosa.report.costs import render_costs, render_yields
+from ponderosa.report.html import Html, join, tag
+from ponderosa.report.provenance import render_environment, render_recipe
+from ponderosa.report.results import (
+    render_headline,
+    render_samples_curve,
+    render_slices,
+    render_stage_tables,
+    render_totals,
+)
+from ponderosa.report.run import Run, load_run
+from ponderosa.report.training_curves import render_training
+
+REPORT_FILE = "report.html"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run folder and return its path. Missing pieces are shown as missing."""
+    path = run_dir / REPORT_FILE
+    write_text(path, render_page(load_run(run_dir)))
+    return path
+
+
+def render_page(run: Run) -> Html:
+    """The whole page."""
+    sections = [(title, intro, content) for title, intro, content in _list_sections(run) if content]
+    links = [tag("a", title, href=f"#{_anchor(title)}") for title, _, _ in sections]
+    body = [
+        tag("section", tag("h2", title), tag("p", intro, class_="intro"), content, id=_anchor(title))
+        for title, intro, content in sections
+    ]
+    main = tag("main", _render_header(run), tag("nav", links), body, _render_notes(run))
+    return join(
+        [Html("<!doctype html>\n"), tag("html", _render_head(run), tag("body", main), lang="en"), Html("\n")]
+    )
+
+
+def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
+    """Title, what the reader sees, and the content; None where it does not apply to this run."""
+    return [
+        (
+            "Stages",
+            "Every model under the same problems, grader, token limit and seed. Intervals are 95%: Wilson for one answer "
+            "per problem, bootstrap by problem for several. Tests are exact, two-sided and paired on the same problems.",
+            render_stage_tables(run),
+        ),
+        ("Accuracy by slice", "Dots are means, whiskers 95% intervals.", render_slices(run)),
+        (
+            "More samples",
+            "pass@k: at least one of k samples is right, estimated without bias. majority@k: the most frequent answer of "
+            "k is right, averaged over all subsets; a tie scores its expectation.",
+            render_samples_curve(run),
+        ),
+        (
+            "Training",
+            "Loss per token on what carries loss, logarithmic; faint: single steps.",
+            _or_missing(render_training(run), "training metrics"),
+        ),
+        (
+            "Attempts",
+            "What the models wrote, step by step. Each step was executed; what it printed follows it.",
+            _or_missing(render_attempts(run), "sample attempts"),
+        ),
+        (
+            "Data yield",
+            "Records kept, and why the others were dropped.",
+            _or_missing(render_yields(run), "record counts"),
+        ),
+        (
+            "Costs",
+            "FLOP counts are computed from tokens, seconds are measured.",
+            _or_missing(render_costs(run), "ledgers"),
+        ),
+        ("Recipe", "What this run did, with every default resolved.", render_recipe(run)),
+        ("Environment", "Where it ran.", render_environment(run)),
+    ]
+
+
+def _render_header(run: Run) -> Html:
+    claim = run.recipe.get("claim") or run.recipe.get("description")
+    return tag(
+        "header",
+        tag("p", "Ponderosa run", class_="kicker"),
+        tag("h1", run.name),
+        tag("p", str(claim), class_="claim") if claim else None,
+        render_headline(run),
+        render_totals(run),
+        class_="top",
+    )
+
+
+def _render_notes(run: Run) -> Html | None:
+    if not run.notes:
+        return None
+    notes = tag("ul", [tag("li", note) for note in run.notes])
+    return tag("section", tag("h2", "Missing"), notes, id="missing", class_="missing")
+
+
+def _or_missing(content: Html | None, what: str) -> Html:
+    return content or tag("p", f"No stage left {what}.", class_="missing")
+
+
+def _render_head(run: Run) -> Html:
+    style = files("ponderosa.report").joinpath("page.css").read_text("utf-8")
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", f"{run.name} · Ponderosa"),
+        tag("style", Html(style)),
+    )
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")

@@ -1,0 +1,63 @@
+"""Where the run came from: the resolved recipe, each stage's key and seed, package versions, hardware."""
+
+from typing import Any
+
+import yaml
+
+from ponderosa.report.html import Html, tag
+from ponderosa.report.run import Run, as_record
+
+
+def render_recipe(run: Run) -> Html:
+    """The resolved recipe as YAML."""
+    if not run.recipe:
+        return tag("p", "The resolved recipe is missing.", class_="missing")
+    text = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100)
+    return tag("details", tag("summary", "Every setting, defaults included"), tag("pre", tag("code", text)))
+
+
+def render_environment(run: Run) -> Html:
+    """Versions and hardware, once for each distinct machine and installation, and the stages they ran."""
+    groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for stage in run.stages:
+        facts = {key: as_record(stage.manifest.get(key)) for key in ("hardware", "versions")}
+        groups.setdefault(repr(facts), (facts, []))[1].append(stage.name)
+    described = [
+        _render_facts({**facts["hardware"], **facts["versions"]}, names)
+        for facts, names in groups.values()
+        if facts["hardware"] or facts["versions"]
+    ]
+    missing = tag("p", "No manifest names versions or hardware.", class_="missing")
+    return tag("div", described or missing, _render_keys(run))
+
+
+def _render_facts(facts: dict[str, Any], names: list[str]) -> Html:
+    pairs = [tag("div", tag("dt", str(key)), tag("dd", str(value))) for key, value in facts.items()]
+    return tag(
+        "div", tag("p", "Stages: " + ", ".join(names), class_="note"), tag("dl", pairs, class_="facts")
+    )
+
+
+def _render_keys(run: Run) -> Html | None:
+    if not run.stages:
+        return None
+    rows = [
+        tag(
+            "tr",
+            [
+                tag("td", cell)
+                for cell in (
+                    stage.name,
+                    stage.kind,
+                    tag("code", stage.key),
+                    str(stage.manifest.get("seed", "—")),
+                )
+            ],
+        )
+        for stage in run.stages
+    ]
+    head = tag(
+        "thead", tag("tr", [tag("th", name, scope="col") for name in ("stage", "kind", "key", "seed")])
+    )
+    table = tag("table", head, tag("tbody", rows), class_="keys")
+    return tag("details", tag("summary", "Stage keys and seeds"), tag("div", table, class_="scroll"))

@@ -1,0 +1,249 @@
+"""The results sections: the headline, the stage table, accuracy by difficulty and by samples spent."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ponderosa.report.charts import (
+    NUM_COLOURS,
+    Point,
+    Series,
+    render_interval_bar,
+    render_legend,
+    render_whiskers,
+)
+from ponderosa.report.html import Html, join, tag
+from ponderosa.report.numbers import (
+    MISSING,
+    as_number,
+    format_amount,
+    format_count,
+    format_duration,
+    format_interval,
+    format_p,
+    format_percent,
+    format_points,
+)
+from ponderosa.report.run import Record, Run
+from ponderosa.report.table import ALL, StageLine, list_stage_lines
+
+_AT_K = re.compile(r"(pass|majority)@(\d+)")
+SIGNIFICANT = 0.01
+
+
+def get_metric(run: Run) -> str:
+    """The metric the recipe named beforehand."""
+    return str(run.recipe.get("metric") or "pass@1")
+
+
+def list_colours(rows: Sequence[Record]) -> dict[str, int]:
+    """One colour for each stage, in order of appearance, the same all over the page."""
+    names = dict.fromkeys(str(row.get("stage", "")) for row in rows)
+    return {name: rank % NUM_COLOURS for rank, name in enumerate(names)}
+
+
+def render_headline(run: Run) -> Html:
+    """First and last model on the first suite, in one sentence."""
+    lines = list_stage_lines(run.rows, run.tests, get_metric(run))
+    lines = [line for line in lines if (line.suite, line.strategy) == (lines[0].suite, lines[0].strategy)]
+    if not lines:
+        return tag("p", "No model has been evaluated yet.", class_="headline missing")
+    first, last = lines[0], lines[-1]
+    count = f"{format_count(last.row.get('n'))} problems of {last.suite}"
+    now = [tag("strong", format_percent(last.row.get("value"))), f" ({last.stage})"]
+    if first is last:
+        return tag("p", now, f" {get_metric(run)} on {count}.", class_="headline")
+    before = [tag("strong", format_percent(first.row.get("value"))), f" ({first.stage})"]
+    return tag("p", f"{get_metric(run)} on {count}: from ", before, " to ", now, ".", class_="headline")
+
+
+def render_stage_tables(run: Run) -> Html:
+    """One table per suite and strategy: value with interval, paired test, behaviour and cost of every stage."""
+    lines = list_stage_lines(run.rows, run.tests, get_metric(run))
+    if not lines:
+        return tag("p", "No result rows.", class_="missing")
+    colours = list_colours(run.rows)
+    groups: dict[tuple[str, str], list[StageLine]] = {}
+    for line in lines:
+        groups.setdefault((line.suite, line.strategy), []).append(line)
+    return join(_render_stage_table(members, get_metric(run), colours) for members in groups.values())
+
+
+def _render_stage_table(lines: Sequence[StageLine], metric: str, colours: Mapping[str, int]) -> Html:
+    row = lines[0].row
+    samples = as_number(row.get("samples")) or 1
+    facts = [
+        f"{format_count(row.get('n'))} problems",
+        f"{lines[0].strategy}, {samples:.0f} sample{'s' if samples > 1 else ''} each",
+        f"seed {row.get('seed', MISSING)}",
+    ]
+    caption = tag("caption", tag("b", lines[0].suite), tag("span", " · ".join(facts)))
+    columns = (
+        "stage",
+        metric,
+        "95% interval",
+        "vs the stage before",
+        "tokens",
+        "truncated",
+        "no answer",
+        "time",
+    )
+    head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
+    body = [_render_stage_row(line, columns, colours) for line in lines]
+    return tag("table", caption, head, tag("tbody", body), class_="stages cards")
+
+
+def _render_stage_row(line: StageLine, columns: Sequence[str], colours: Mapping[str, int]) -> Html:
+    value = as_number(line.row.get("value"))
+    low, high = as_number(line.row.get("low")), as_number(line.row.get("high"))
+    colour = colours.get(line.stage, 0)
+    bar = None if value is None else render_interval_bar(value, low, high, colour)
+    cells = (
+        [tag("span", class_=f"swatch s{colour}"), line.stage or line.model],
+        tag("span", tag("b", format_percent(value)), bar, class_="valued"),
+        format_interval(low, high),
+        _render_test(line),
+        format_count(line.mean_tokens),
+        format_percent(line.truncated_frac),
+        format_percent(line.no_answer_frac),
+        format_duration(line.row.get("stage_s")),
+    )
+    return tag("tr", [tag("td", cell, data_label=name) for cell, name in zip(cells, columns, strict=True)])
+
+
+def _render_test(line: StageLine) -> Html:
+    if line.test is None:
+        return tag("span", MISSING, class_="missing")
+    p_value = as_number(line.test.get("p_value"))
+    is_clear = p_value is not None and p_value < SIGNIFICANT
+    direction = "flat" if not is_clear else "up" if (line.difference or 0) > 0 else "down"
+    counts = f"right where the other is wrong: {format_count(line.test.get('only_b'))} · the reverse: {format_count(line.test.get('only_a'))}"
+    label = f"{format_points(line.difference)} points"
+    against = f"{format_p(p_value)} vs {line.test.get('a', '')}"
+    return tag(
+        "span", tag("b", label, class_=direction), " ", tag("small", against), title=counts, class_="test"
+    )
+
+
+class _Sliced(NamedTuple):
+    """A result row of the slice `key=value`, and the chart it belongs in."""
+
+    row: Record
+    chart: tuple[str, str, str]
+    value: str
+
+
+def render_slices(run: Run) -> Html | None:
+    """Accuracy against each slicing key (difficulty, level), one chart per suite and key; None without slices."""
+    metric = get_metric(run)
+    sliced: list[_Sliced] = []
+    for row in run.rows:
+        key, equals, value = _text(row, "slice").partition("=")
+        if equals and row.get("metric") == metric:
+            sliced.append(_Sliced(row, (_text(row, "suite"), _text(row, "strategy"), key), value))
+    charts = [
+        _render_slice_chart(run, [item for item in sliced if item.chart == chart])
+        for chart in dict.fromkeys(item.chart for item in sliced)
+    ]
+    return tag("div", charts, class_="charts pairs") if charts else None
+
+
+def _render_slice_chart(run: Run, members: Sequence[_Sliced]) -> Html:
+    suite, strategy, key = members[0].chart
+    sizes = {item.value: item.row.get("n") for item in members}
+    categories = list(sizes)
+    series = _group_series(run, [(item.row, categories.index(item.value)) for item in members])
+    title = f"{get_metric(run)} on {suite} by {key}, {strategy}"
+    chart = render_whiskers(series, categories, x_title=key, title=title)
+    numbers = _render_slice_numbers(key, sizes, series)
+    return join([_frame(f"{suite}, {strategy}", chart, series), tag("figure", numbers)])
+
+
+def _render_slice_numbers(key: str, sizes: Mapping[str, object], series: Sequence[Series]) -> Html:
+    """The chart's values as a table: a row for each slice, a column for each stage."""
+    names = (key, "n", *(one.name for one in series))
+    by_position = [{int(point.x): point for point in one.points} for one in series]
+    rows = [
+        tag(
+            "tr",
+            tag("td", value),
+            tag("td", format_count(n)),
+            [_render_estimate(points.get(i)) for points in by_position],
+        )
+        for i, (value, n) in enumerate(sizes.items())
+    ]
+    head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in names]))
+    return tag("div", tag("table", head, tag("tbody", rows), class_="numbers"), class_="scroll")
+
+
+def _render_estimate(point: Point | None) -> Html:
+    if point is None:
+        return tag("td", MISSING)
+    return tag(
+        "td", tag("b", format_percent(point.y)), " ", tag("small", format_interval(point.low, point.high))
+    )
+
+
+def render_samples_curve(run: Run) -> Html | None:
+    """pass@k and majority@k against k, one chart per suite; None when every problem has one sample."""
+    found = [
+        (row, match[1], int(match[2]))
+        for row in run.rows
+        if row.get("slice") == ALL
+        and (as_number(row.get("samples")) or 1) > 1
+        and (match := _AT_K.fullmatch(str(row.get("metric"))))
+    ]
+    charts: list[Html] = []
+    for suite, kind in dict.fromkeys((_text(row, "suite"), kind) for row, kind, _ in found):
+        members = [(row, k) for row, name, k in found if (_text(row, "suite"), name) == (suite, kind)]
+        ks = sorted({k for _, k in members})
+        series = _group_series(run, [(row, ks.index(k)) for row, k in members])
+        chart = render_whiskers(
+            series, [str(k) for k in ks], x_title="k samples", title=f"{kind}@k on {suite}"
+        )
+        charts.append(
+            _frame(f"{suite}, {kind}@k", chart, series, f"{format_count(members[0][0].get('n'))} problems")
+        )
+    return tag("div", charts, class_="charts") if charts else None
+
+
+def _group_series(run: Run, placed: Sequence[tuple[Record, int]]) -> list[Series]:
+    colours = list_colours(run.rows)
+    points: dict[str, list[Point]] = {}
+    for row, position in placed:
+        value = as_number(row.get("value"))
+        if value is not None:
+            point = Point(position, value, as_number(row.get("low")), as_number(row.get("high")))
+            points.setdefault(_text(row, "stage"), []).append(point)
+    return [
+        Series(name, tuple(sorted(some, key=lambda point: point.x)), colours[name])
+        for name, some in points.items()
+    ]
+
+
+def _frame(heading: str, chart: Html, series: Sequence[Series], note: str | None = None) -> Html:
+    caption = tag("figcaption", tag("b", heading), render_legend(series))
+    return tag("figure", caption, chart, tag("p", note, class_="note") if note else None)
+
+
+def _text(row: Record, key: str) -> str:
+    return str(row.get(key, ""))
+
+
+def render_totals(run: Run) -> Html:
+    """The run in four figures."""
+    ledgers = [stage.ledger for stage in run.stages]
+    figures = (
+        ("time", format_duration(_total(ledgers, "seconds"))),
+        ("tokens trained", format_amount(_total(ledgers, "train_tokens"))),
+        ("tokens generated", format_amount(_total(ledgers, "generated_tokens"))),
+        ("training compute", format_amount(_total(ledgers, "train_flops"), "FLOP")),
+    )
+    return tag(
+        "dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures], class_="totals"
+    )
+
+
+def _total(ledgers: Sequence[Record], key: str) -> float | None:
+    known = [number for ledger in ledgers if (number := as_number(ledger.get(key))) is not None]
+    return sum(known) if known else None

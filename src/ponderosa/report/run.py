@@ -1,0 +1,125 @@
+"""A run folder as values. Nothing in it is trusted to be there: what is missing or unreadable becomes a note."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ponderosa.artifacts import read_json
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StageFolder:
+    """What one stage left behind. `metrics` are training steps; `rows`, `tests`, `samples` an evaluation's."""
+
+    name: str
+    kind: str
+    key: str
+    is_done: bool
+    config: Record
+    manifest: Record
+    metrics: list[Record]
+    rows: list[Record]
+    tests: list[Record]
+    samples: list[Record]
+
+    @property
+    def ledger(self) -> Record:
+        return as_record(self.manifest.get("ledger"))
+
+    @property
+    def counts(self) -> Record:
+        return as_record(self.manifest.get("counts"))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A whole run: the resolved recipe, every stage in the order of the recipe, all result rows and tests."""
+
+    name: str
+    recipe: Record
+    rows: list[Record]
+    tests: list[Record]
+    stages: list[StageFolder]
+    notes: list[str] = field(default_factory=list)
+
+
+def load_run(run_dir: Path) -> Run:
+    """Read a run folder. Result rows come from summary.json, or from the evaluate stages while there is none."""
+    notes: list[str] = []
+    recipe = as_record(_read(run_dir, "recipe.json", read_json, notes))
+    summary = as_record(_read(run_dir, "summary.json", read_json, notes))
+    folders = sorted(path for path in (run_dir / "stages").glob("*") if path.is_dir())
+    stages = [_load_stage(run_dir, folder, notes) for folder in folders]
+    order = {name: rank for rank, name in enumerate(list_stage_names(recipe))}
+    stages.sort(key=lambda stage: (order.get(stage.name, len(order)), _started(stage)))
+    rows = as_records(summary.get("rows")) or [row for stage in stages for row in stage.rows]
+    tests = as_records(summary.get("tests")) or [test for stage in stages for test in stage.tests]
+    return Run(str(recipe.get("name") or run_dir.name), recipe, rows, tests, stages, notes)
+
+
+def list_stage_names(recipe: Mapping[str, Any]) -> list[str]:
+    """The recipe's stages in order; a stage without a name goes by its kind."""
+    named = [stage.get("name") or stage.get("kind") for stage in as_records(recipe.get("stages"))]
+    return [str(name) for name in named if name]
+
+
+def as_record(value: Any) -> Record:
+    return value if isinstance(value, dict) else {}
+
+
+def as_records(value: Any) -> list[Record]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _load_stage(run_dir: Path, folder: Path, notes: list[str]) -> StageFolder:
+    def read(name: str, reader: Callable[[Path], Any] = read_json, *, is_needed: bool = False) -> Any:
+        relative = str((folder / name).relative_to(run_dir))
+        return _read(run_dir, relative, reader, notes) if is_needed or (folder / name).exists() else None
+
+    name, _, key = folder.name.rpartition("-")
+    manifest = as_record(read("manifest.json", is_needed=True))
+    is_done = (folder / "DONE").exists()
+    if not is_done:
+        notes.append(f"stage {name or folder.name} is unfinished")
+    return StageFolder(
+        name=str(manifest.get("stage") or name or folder.name),
+        kind=str(manifest.get("kind") or ""),
+        key=str(manifest.get("key") or key),
+        is_done=is_done,
+        config=as_record(read("config.json")),
+        manifest=manifest,
+        metrics=read("metrics.jsonl", _read_whole_lines) or [],
+        rows=as_records(as_record(read("rows.json")).get("rows")),
+        tests=as_records(read("tests.json")),
+        samples=as_records(read("samples.json")),
+    )
+
+
+def _read(run_dir: Path, relative: str, reader: Callable[[Path], Any], notes: list[str]) -> Any:
+    """The parsed file, or None and a note. Damaged files are a reason to say so, not to show nothing."""
+    try:
+        return reader(run_dir / relative)
+    except FileNotFoundError:
+        notes.append(f"{relative} is missing")
+    except (OSError, ValueError) as error:
+        notes.append(f"{relative} cannot be read ({type(error).__name__})")
+    return None
+
+
+def _read_whole_lines(path: Path) -> list[Record]:
+    """Records of a JSON Lines file that may still be growing: lines that do not parse are skipped."""
+    records: list[Record] = []
+    for line in path.read_text("utf-8", errors="replace").split("\n"):
+        try:
+            records += as_records([json.loads(line)])
+        except ValueError:
+            continue
+    return records
+
+
+def _started(stage: StageFolder) -> str:
+    return str(stage.manifest.get("started", ""))

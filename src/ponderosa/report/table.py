@@ -1,0 +1,95 @@
+"""The stage table as values, shared by the page, the terminal and the README: one line per model and suite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ponderosa.report.numbers import as_number
+from ponderosa.report.run import Record
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """One model on one suite: its headline metric, its paired test against the model before it, and its cost."""
+
+    stage: str
+    model: str
+    suite: str
+    strategy: str
+    row: Record
+    test: Record | None
+    mean_tokens: float | None
+    truncated_frac: float | None
+    no_answer_frac: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """value_b - value_a of the paired test, this model being b."""
+        if self.test is None:
+            return None
+        a, b = as_number(self.test.get("value_a")), as_number(self.test.get("value_b"))
+        return None if a is None or b is None else b - a
+
+
+def list_stage_lines(
+    rows: Sequence[Record], tests: Sequence[Record], metric: str = "pass@1"
+) -> list[StageLine]:
+    """Lines in the order of the rows, grouped by suite and strategy."""
+    overall = [row for row in rows if row.get("slice") == ALL and row.get("seeds") is None]
+    headline = [row for row in overall if row.get("metric") == metric]
+    groups = list(dict.fromkeys(_group(row) for row in headline))
+    lines: list[StageLine] = []
+    for group in groups:
+        members = [row for row in headline if _group(row) == group]
+        for index, row in enumerate(members):
+            others = {
+                str(other.get("metric")): as_number(other.get("value"))
+                for other in overall
+                if _group(other) == group and _model(other) == _model(row)
+            }
+            lines.append(
+                StageLine(
+                    stage=str(row.get("stage", "")),
+                    model=str(row.get("model", "")),
+                    suite=group[0],
+                    strategy=group[1],
+                    row=row,
+                    test=_find_test(tests, row, members[:index], metric),
+                    mean_tokens=others.get("mean_generated_tokens"),
+                    truncated_frac=others.get("truncated_frac"),
+                    no_answer_frac=others.get("no_answer_frac"),
+                )
+            )
+    return lines
+
+
+def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], metric: str) -> Record | None:
+    """The test of this model against the nearest earlier one it was tested against."""
+    candidates = [
+        test
+        for test in tests
+        if test.get("suite") == row.get("suite")
+        and test.get("slice") == ALL
+        and test.get("metric") == metric
+        and test.get("b") in _names(row)
+    ]
+    for previous in reversed(earlier):
+        for test in candidates:
+            if test.get("a") in _names(previous):
+                return test
+    return None
+
+
+def _group(row: Record) -> tuple[str, str]:
+    return str(row.get("suite", "")), str(row.get("strategy", ""))
+
+
+def _model(row: Record) -> tuple[Any, ...]:
+    return row.get("stage"), row.get("model"), row.get("seed")
+
+
+def _names(row: Record) -> set[str]:
+    """What a test may call this model."""
+    return {str(row[key]) for key in ("stage", "model") if row.get(key)}

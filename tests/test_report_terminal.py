@@ -1,0 +1,110 @@
+"""The stage table and model text on terminals."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ponderosa.report.charts import Point, Series, render_curve
+from ponderosa.report.numbers import format_amount, format_duration, format_p, format_percent, format_points
+from ponderosa.report.run import load_run
+from ponderosa.report.terminal import escape_markup, escape_terminal, render_stage_table
+from synthetic_run import build_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return load_run(build_run(tmp_path_factory.mktemp("run")))
+
+
+def test_the_text_table_lines_up_and_tests_each_stage_against_the_one_before(run) -> None:
+    lines = render_stage_table(run.rows, run.tests).split("\n")
+    assert lines[2].split()[:3] == ["base", "quantities", "(greedy)"]
+    assert lines[4].startswith("sft")
+    assert "[79.3, 83.7]" in lines[4]
+    assert "+14.8 (p = 5.2e-54)" in lines[4]
+    assert len({line.index("quantities") for line in lines[2:]}) == 1
+
+
+def test_the_markdown_table_has_the_same_cells(run) -> None:
+    header, rule, *body = render_stage_table(run.rows, run.tests, layout="markdown").split("\n")
+    assert header.count("|") == rule.count("|") == 9
+    assert "| 81.6% | [79.3, 83.7] | 1,200 | +14.8 (p = 5.2e-54) |" in body[2]
+
+
+def test_a_pipe_or_newline_in_a_name_cannot_break_the_table(run) -> None:
+    rows = [{**row, "suite": "a|b\nc\x1b[2J"} for row in run.rows]
+    table = render_stage_table(rows, [], layout="markdown")
+    assert len(table.split("\n")) == 5
+    assert "a\\|b␤c␛[2J" in table
+
+
+def test_no_rows_give_a_sentence() -> None:
+    assert render_stage_table([], []) == "No pass@1 rows to show."
+
+
+def test_a_test_against_a_model_that_is_not_the_one_before_is_still_found(run) -> None:
+    tests = [{**run.tests[1], "a": "base"}]
+    assert "p = 5.2e-54" in render_stage_table(run.rows, tests).split("\n")[4]
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31mred", "\x9b31m", "a\rb", "\u202eabc", "bell\x07", "\x1b]8;;http://x\x07"]
+)
+def test_nothing_that_moves_a_terminal_is_sent_to_it(text) -> None:
+    shown = escape_terminal(text)
+    assert all(character.isprintable() for character in shown)
+    assert shown != text
+
+
+def test_ordinary_text_of_any_script_is_untouched() -> None:
+    text = "x² ≤ 3½, naïve, 東京, שלום, مرحبا\n\tindented €"
+    assert escape_terminal(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["[red]no[/red]", "[/]", "x[1]", "\\[b]", "[link=http://x]y[/link]", "ends in \\"]
+)
+def test_rich_prints_model_text_literally(text) -> None:
+    out = io.StringIO()
+    Console(file=out, width=200, color_system=None).print(
+        f"[bold]{escape_markup(text)}[/bold] end", highlight=False
+    )
+    assert out.getvalue() == f"{text} end\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (format_percent(0.98765), "98.8%"),
+        (format_percent(float("nan")), "—"),
+        (format_percent(True), "—"),
+        (format_points(-0.031), "−3.1"),
+        (format_p(0.0), "p < 1e-300"),
+        (format_p(0.04321), "p = 0.043"),
+        (format_p(1.0), "p = 1"),
+        (format_amount(4_214_000), "4.21M"),
+        (format_amount(3.1e15, "FLOP"), "3.1 PFLOP"),
+        (format_amount(12), "12"),
+        (format_duration(0.84), "0.8 s"),
+        (format_duration(59.6), "1 min 00 s"),
+        (format_duration(7_830), "2 h 10 min"),
+        (format_duration("soon"), "—"),
+    ],
+)
+def test_numbers_are_written_one_way(shown, expected) -> None:
+    assert shown == expected
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [float("nan")] * 5, [0.0, -1.0]])
+def test_a_curve_without_two_finite_points_says_so(losses) -> None:
+    series = Series("x", tuple(Point(i, loss) for i, loss in enumerate(losses)))
+    assert "Fewer than two finite points" in render_curve(series, x_title="t", format_x=str, title="t")
+
+
+@pytest.mark.parametrize("losses", [[1.0, 1.0], [5.0, float("inf"), 1.0], [1e-9, 1e9, 3.0]])
+def test_a_curve_of_any_finite_shape_is_drawn_inside_its_frame(losses) -> None:
+    series = Series("x", tuple(Point(i * 1000, loss) for i, loss in enumerate(losses)))
+    drawn = render_curve(series, x_title="t", format_x=str, title="t")
+    assert "nan" not in drawn
+    assert "inf" not in drawn
