@@ -21,7 +21,7 @@ from ponderosa.errors import RequestError
 from ponderosa.records import Problem
 
 TASKS = {
-    "quantities": "ponderosa.tasks.quantities:QUANTITIES",
+    "quantities": "ponderosa.tasks.quantities.task:QUANTITIES",
     "gsm8k": "ponderosa.tasks.jsonl:GSM8K",
     "svamp": "ponderosa.tasks.jsonl:SVAMP",
     "math500": "ponderosa.tasks.jsonl:MATH500",
