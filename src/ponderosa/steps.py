@@ -90,12 +90,17 @@ def render_observation(observation: str | None, delimiters: Delimiters) -> list[
 
 
 def render_steps(steps: Sequence[Step], delimiters: Delimiters) -> list[Segment]:
-    """A worked solution as segments, each marked by who writes it. The end-of-text token is the caller's."""
-    segments: list[Segment] = []
+    """A worked solution as segments, each marked by who writes it, on a line of its own behind the prompt.
+
+    The end-of-text token is the caller's.
+    """
+    segments = [Segment("\n", True)]
     for step in steps:
-        segments.append(Segment(step.text, True))
         if step.code is None:
+            segments.append(Segment(step.text, True))
             continue
+        is_opened = delimiters.start_of_code in step.text
+        segments.append(Segment(step.text if is_opened else delimiters.start_of_code + step.text, True))
         segments.append(Segment(delimiters.spell(delimiters.end_of_step), True))
         segments += [Segment(text, False) for text in render_observation(step.observation, delimiters)]
     return segments

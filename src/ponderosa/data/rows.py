@@ -6,6 +6,7 @@ a solution, and the end-of-text token; never the question, never what the interp
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from ponderosa.records import Row
 from ponderosa.steps import Segment
@@ -26,9 +27,17 @@ def build_text_row(text: str, encode: Encode, *, eos_id: int) -> Row:
 
 
 def build_solution_row(
-    prompt_ids: Sequence[int], segments: Iterable[Segment], encode: Encode, *, eos_id: int
+    prompt_ids: Sequence[int],
+    segments: Iterable[Segment],
+    encode: Encode,
+    *,
+    eos_id: int,
+    prompt_weight: float = 0.0,
 ) -> Row:
     """A prompt and its worked solution: loss only on what the model writes, the end included.
+
+    `prompt_weight` above 0 makes the question part of the text to learn, as in pretraining; what the interpreter
+    printed never is.
 
     Each segment is encoded by itself, as the sampler meets it: an observation is appended as its own ids, so
     no token ever straddles what the model wrote and what was written for it.
@@ -39,4 +48,8 @@ def build_solution_row(
         segment_ids = encode(segment.text)
         token_ids += segment_ids
         is_sampled += [segment.is_sampled] * len(segment_ids)
-    return build_row([*token_ids, eos_id], [*is_sampled, True])
+    row = build_row([*token_ids, eos_id], [*is_sampled, True])
+    if not prompt_weight:
+        return row
+    question = (0.0, *(prompt_weight for _ in prompt_ids[1:]))
+    return replace(row, loss_weights=question + row.loss_weights[len(question) :])

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from ponderosa.config import Config, parse_config, suggest
 from ponderosa.errors import ConfigError
 from ponderosa.identity import content_hash, derive_seed, split_bucket
-from ponderosa.records import Problem, Step
+from ponderosa.records import Problem
 from ponderosa.tasks.quantities.graph import (
     Graph,
     GraphOptions,
@@ -36,6 +36,7 @@ from ponderosa.tasks.quantities.wording import (
     render_question,
     substitute_literals,
 )
+from ponderosa.tasks.worked import WorkedSolution
 
 Split = Literal["train", "selection", "test", "structural"]
 STRUCTURAL_FRAC = 0.1
@@ -106,6 +107,11 @@ class QuantitiesTask:
             random = Random(derive_seed("quantities", seed, split, index))
             yield task.draw(random, split, difficulties[index % len(difficulties)])
 
+    def work_out(self, problem: Problem) -> WorkedSolution:
+        """The reference solution of a problem this task drew."""
+        graph = load_graph(problem)
+        return WorkedSolution(tuple(render_code_steps(graph)), render_prose(graph))
+
     def with_options(self, **options: Any) -> "QuantitiesTask":
         merged = {**self.options.model_dump(), **options}
         return QuantitiesTask(parse_config(QuantitiesOptions, merged, where="quantities"))
@@ -159,11 +165,6 @@ def load_graph(problem: Problem) -> Graph:
         for owner, item, relation, inputs, literals, phrasing in stored["quantities"]
     )
     return Graph(quantities, stored["asked"])
-
-
-def build_reference_steps(problem: Problem) -> list[Step]:
-    """The reference solution as code steps, not yet run."""
-    return render_code_steps(load_graph(problem))
 
 
 def renumber_problem(problem: Problem, seed: int) -> tuple[Problem, dict[int, int]] | None:

@@ -1,0 +1,129 @@
+"""What the command line shows: bars with rate and time left on a terminal, plain lines elsewhere.
+
+Plain output says a line when work starts, at most one every ten seconds, and one when it ends; work that takes
+less than two seconds is not mentioned at all.
+"""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress as RichProgress,
+    ProgressColumn,
+    Task as RichTask,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from ponderosa.progress import SILENT, Progress, Task
+
+SHOW_AFTER_S = 2.0
+LINE_EVERY_S = 10.0
+
+
+def build_progress(*, quiet: bool = False) -> Progress:
+    """Bars if standard error is a terminal, plain lines if not, nothing if quiet."""
+    if quiet:
+        return SILENT
+    console = Console(stderr=True)
+    return RichBars(console) if console.is_terminal else PlainLines()
+
+
+class PlainLines:
+    """Progress for logs and pipes."""
+
+    def start(self, label: str, total: float | None, unit: str, done: float) -> "PlainTask":
+        return PlainTask(label, total, unit, done)
+
+    def finish(self, task: Task) -> None:
+        assert isinstance(task, PlainTask)
+        if time.monotonic() - task.started_at >= SHOW_AFTER_S:
+            self.say(f"{task.describe()}, done in {time.monotonic() - task.started_at:.0f} s")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class PlainTask:
+    """One piece of work, told about now and then."""
+
+    def __init__(self, label: str, total: float | None, unit: str, done: float) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.first = self.done = done
+        self.fields: dict[str, float | int | str] = {}
+        self.started_at = self.said_at = time.monotonic()
+
+    def advance(self, count: float = 1, **fields: float | int | str) -> None:
+        self.done += count
+        self.fields = fields
+        now = time.monotonic()
+        if now - self.said_at >= LINE_EVERY_S:
+            self.said_at = now
+            print(self.describe(), file=sys.stderr, flush=True)
+
+    def describe(self) -> str:
+        rate = (self.done - self.first) / max(time.monotonic() - self.started_at, 1e-9)
+        share = f"/{self.total:,.0f}" if self.total else ""
+        parts = [f"  {self.label}: {self.done:,.0f}{share} {self.unit}", f"{rate:,.0f}/s"]
+        if self.total and rate and self.done < self.total:
+            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        return ", ".join([*parts, *(f"{name} {value}" for name, value in self.fields.items())])
+
+
+class RichBars:
+    """Progress for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = RichProgress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+            console=console,
+            transient=True,
+        )
+        self.num_running = 0
+
+    def start(self, label: str, total: float | None, unit: str, done: float) -> "RichBar":
+        if self.num_running == 0:
+            self.bars.start()
+        self.num_running += 1
+        task_id = self.bars.add_task(escape(label), total=total, completed=done, unit=unit, shown="")
+        return RichBar(self.bars, task_id)
+
+    def finish(self, task: Task) -> None:
+        assert isinstance(task, RichBar)
+        self.bars.remove_task(task.task_id)
+        self.num_running -= 1
+        if self.num_running == 0:
+            self.bars.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(escape(line), highlight=False)
+
+
+class RichBar:
+    """One bar."""
+
+    def __init__(self, bars: RichProgress, task_id: Any) -> None:
+        self.bars, self.task_id = bars, task_id
+
+    def advance(self, count: float = 1, **fields: float | int | str) -> None:
+        shown = escape(" ".join(f"{name} {value}" for name, value in fields.items()))
+        self.bars.update(self.task_id, advance=count, shown=shown)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: RichTask) -> Text:
+        total = f"/{task.total:,.0f}" if task.total else ""
+        rate = f" {task.speed:,.0f}/s" if task.speed else ""
+        return Text(f"{task.completed:,.0f}{total} {task.fields['unit']}{rate}")

@@ -1,0 +1,87 @@
+"""What a stage is: a name, a version, a configuration, and one function that fills a folder.
+
+A stage reads only its configuration and the folders of the stages it names; it writes only its own folder. Raise
+`version` when a change makes a stage's output different for the same configuration: finished folders of the old
+version are then left alone and the stage is done again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
+
+from ponderosa.config import Config, suggest
+from ponderosa.errors import ConfigError
+from ponderosa.ledger import Ledger
+from ponderosa.progress import Progress
+
+
+class StageConfig(Config):
+    """Base of every stage's configuration. `needs` lists the stages whose folders it reads."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def hash_inputs(self, base: Path) -> dict[str, str]:
+        """Content hashes of what the stage reads from outside the run (files, user code); `base` is the
+        recipe's folder."""
+        return {}
+
+
+@dataclass(slots=True)
+class Context:
+    """Where a stage works and what it may use.
+
+    folder: its own folder. inputs: folder of each stage it needs, by name. base: the recipe's folder.
+    """
+
+    name: str
+    folder: Path
+    inputs: Mapping[str, Path]
+    base: Path
+    seed: int
+    device: str
+    dtype: str
+    workers: int
+    progress: Progress
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a stage reports for its manifest: its cost, what it kept, and what it dropped and why."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    kept: int | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """A stage as its module defines it."""
+
+    VERSION: ClassVar[int]
+    Config: ClassVar[type[StageConfig]]
+
+    def run(self, config: Any, context: Context) -> Outcome:
+        """Fill `context.folder`; called again after a kill, it continues to the same result."""
+        ...
+
+
+STAGES = {
+    "solutions": "problems drawn, worked out in steps, executed and verified",
+    "textbook": "running text for a base model: prose solutions, arithmetic, statements looked up",
+    "tokenizer": "a byte-level BPE tokenizer trained on earlier stages' texts",
+    "import_model": "an existing checkpoint, brought into the run",
+    "pretrain": "a base model grown from nothing on packed text",
+    "midtrain": "a model trained further on packed worked solutions",
+    "sft": "a model fine-tuned on unpacked worked solutions, loss on what it writes",
+    "evaluate": "a model measured on suites, with intervals and paired tests",
+}
+
+
+def get_stage(kind: str) -> Stage:
+    """The module of a stage kind. Raises ConfigError naming the nearest one."""
+    if kind not in STAGES:
+        raise ConfigError(f"no stage kind {kind!r}{suggest(kind, STAGES)}")
+    return cast(Stage, import_module(f"ponderosa.stages.{kind}"))
