@@ -21,38 +21,38 @@ TRAINING = {
     "midtrain": ("midtrain", 900, 2_000_000, 1.35, 0.46),
     "sft": ("sft", 420, 700_000, 0.52, 0.31),
 }
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "name": "quickstart",
-    "claim": "A 1.9M-parameter model grown from nothing in ten minutes on two CPU cores learns to solve word problems "
+    "description": "A 1.9M-parameter model grown from nothing in ten minutes on two CPU cores learns to solve word problems "
     "in code, and every stage lifts it.",
-    "metric": "pass@1",
+    "headline": {"suite": "quantities", "metric": "pass@1"},
     "seed": 7,
     "stages": [
         {
             "name": "problems",
-            "kind": "problems",
+            "use": "solutions",
             "family": "quantities",
             "count": 60_000,
             "operations": [1, 4],
         },
-        {"name": "pretrain", "kind": "pretrain", "layers": 4, "width": 192, "tokens": 4_100_000, "lr": 0.02},
+        {"name": "pretrain", "use": "pretrain", "layers": 4, "width": 192, "tokens": 4_100_000, "lr": 0.02},
         {
             "name": "evaluate-base",
-            "kind": "evaluate",
+            "use": "evaluate",
             "model": "pretrain",
             "suite": "quantities",
             "limit": 1200,
         },
-        {"name": "midtrain", "kind": "midtrain", "tokens": 2_000_000, "lr": 0.01},
+        {"name": "midtrain", "use": "midtrain", "tokens": 2_000_000, "lr": 0.01},
         {
             "name": "evaluate-midtrain",
-            "kind": "evaluate",
+            "use": "evaluate",
             "model": "midtrain",
             "suite": "quantities",
             "limit": 1200,
         },
-        {"name": "sft", "kind": "sft", "epochs": 2, "lr": 0.004},
-        {"name": "evaluate-sft", "kind": "evaluate", "model": "sft", "suite": "quantities", "limit": 1200},
+        {"name": "sft", "use": "sft", "epochs": 2, "lr": 0.004},
+        {"name": "evaluate-sft", "use": "evaluate", "model": "sft", "suite": "quantities", "limit": 1200},
     ],
 }
 SAMPLES: list[dict[str, Any]] = [
@@ -139,10 +139,15 @@ def build_run(folder: Path) -> Path:
     correct = {model: _draw_correct(model) for model in MODELS}
     rows = [row for model in MODELS for row in _list_rows(model, correct[model])]
     tests = [_test(a, b, correct[a], correct[b]) for a, b in itertools.pairwise(MODELS)]
-    write_json(folder / "summary.json", {"schema": 1, "rows": rows, "tests": tests})
-    for rank, stage in enumerate(RECIPE["stages"]):  # type: ignore[arg-type,var-annotated]
+    folders = [_name_folder(rank, stage["name"]) for rank, stage in enumerate(RECIPE["stages"])]
+    write_json(folder / "summary.json", {"schema": 1, "rows": rows, "tests": tests, "stages": folders})
+    for rank, stage in enumerate(RECIPE["stages"]):
         _write_stage(folder, rank, stage, rows, tests)
     return folder
+
+
+def _name_folder(rank: int, name: str) -> str:
+    return f"{name}-{rank:04x}beef"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -152,8 +157,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _write_stage(run: Path, rank: int, stage: dict[str, Any], rows: list, tests: list) -> None:
-    name, kind = stage["name"], stage["kind"]
-    folder = run / "stages" / f"{name}-{rank:04x}beef"
+    name, kind = stage["name"], stage["use"]
+    folder = run / "stages" / _name_folder(rank, name)
     write_json(folder / "config.json", stage)
     write_json(folder / "manifest.json", _build_manifest(name, kind, f"{rank:04x}beef"))
     if name in TRAINING:
@@ -180,6 +185,7 @@ def _build_manifest(name: str, kind: str, key: str) -> dict[str, Any]:
         "inputs": {},
         "versions": {"ponderosa": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
         "hardware": {"processor": "x86_64 with AVX-512", "cores": 2, "memory": "15.6 GiB", "device": "cpu"},
+        "facts": {"parameters": 1_907_000} if tokens else {},
         "ledger": {
             "train_tokens": tokens,
             "prompt_tokens": 92_400 if is_evaluation else 0,
@@ -190,7 +196,7 @@ def _build_manifest(name: str, kind: str, key: str) -> dict[str, Any]:
             "seconds": {"pretrain": 214.2, "midtrain": 118.0, "sft": 58.4}.get(name, 21.5),
         },
     }
-    if kind == "problems":
+    if kind == "solutions":
         manifest["counts"] = {
             "kept": 59_412,
             "dropped": {"duplicate": 401, "wrong_answer": 12, "code_error": 175},

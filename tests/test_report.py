@@ -23,7 +23,7 @@ HOSTILE = {
     "surrogate": "half \ud83d of a pair",
     "separators": "one\u2028two\u2029three",
     "zero_width": "pass\u200bword\ufeff",
-    "long": "9" * 100_000,
+    "long": "9" * 5_000,
     "cdata": "]]><svg/onload=alert(1)>",
 }
 ALLOWED_ATTRIBUTES = {
@@ -155,7 +155,7 @@ def _poison(folder: Path, hostile: str) -> Path:
 
 
 def _replace_strings(value, hostile: str):
-    kept = {"slice", "metric", "seeds", "operations=2", "all", "pass@1"}
+    kept = {"slice", "metric", "stages"}
     if isinstance(value, dict):
         return {key: item if key in kept else _replace_strings(item, hostile) for key, item in value.items()}
     if isinstance(value, list):
@@ -233,3 +233,13 @@ def test_several_samples_add_the_curves_over_k(tmp_path) -> None:
     page = Page(write_report(run).read_text("utf-8"))
     assert "pass@k on quantities" in page.text
     assert "majority@k on quantities" in page.text
+
+
+def test_folders_of_earlier_settings_are_left_out(tmp_path) -> None:
+    run = build_run(tmp_path)
+    [folder] = run.glob("stages/sft-*")
+    folder.with_name("sft-older").mkdir()
+    (folder.with_name("sft-older") / "manifest.json").write_text(
+        '{"stage": "sft", "kind": "sft", "key": "older"}'
+    )
+    assert "older" not in Page(write_report(run).read_text("utf-8")).text

@@ -85,7 +85,7 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
 
 
 def _render_header(run: Run) -> Html:
-    claim = run.recipe.get("claim") or run.recipe.get("description")
+    claim = run.recipe.get("description")
     return tag(
         "header",
         tag("p", "Ponderosa run", class_="kicker"),

@@ -9,10 +9,12 @@ from ponderosa.report.run import Run, as_record
 
 
 def render_recipe(run: Run) -> Html:
-    """The resolved recipe as YAML."""
+    """The recipe as YAML, each stage with the configuration it resolved to."""
     if not run.recipe:
         return tag("p", "The resolved recipe is missing.", class_="missing")
-    text = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100)
+    stages = [{"name": stage.name, **stage.config} for stage in run.stages if stage.config]
+    resolved = {**run.recipe, "stages": stages or run.recipe.get("stages")}
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=100)
     return tag("details", tag("summary", "Every setting, defaults included"), tag("pre", tag("code", text)))
 
 

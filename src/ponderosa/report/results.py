@@ -24,7 +24,7 @@ from ponderosa.report.numbers import (
     format_percent,
     format_points,
 )
-from ponderosa.report.run import Record, Run
+from ponderosa.report.run import Record, Run, as_record
 from ponderosa.report.table import ALL, StageLine, list_stage_lines
 
 _AT_K = re.compile(r"(pass|majority)@(\d+)")
@@ -33,7 +33,7 @@ SIGNIFICANT = 0.01
 
 def get_metric(run: Run) -> str:
     """The metric the recipe named beforehand."""
-    return str(run.recipe.get("metric") or "pass@1")
+    return str(as_record(run.recipe.get("headline")).get("metric") or "pass@1")
 
 
 def list_colours(rows: Sequence[Record]) -> dict[str, int]:
@@ -43,8 +43,10 @@ def list_colours(rows: Sequence[Record]) -> dict[str, int]:
 
 
 def render_headline(run: Run) -> Html:
-    """First and last model on the first suite, in one sentence."""
+    """First and last model on the suite the recipe named (else the first), in one sentence."""
     lines = list_stage_lines(run.rows, run.tests, get_metric(run))
+    named = str(as_record(run.recipe.get("headline")).get("suite", ""))
+    lines = [line for line in lines if line.suite == named] or lines
     lines = [line for line in lines if (line.suite, line.strategy) == (lines[0].suite, lines[0].strategy)]
     if not lines:
         return tag("p", "No model has been evaluated yet.", class_="headline missing")

@@ -52,10 +52,9 @@ def load_run(run_dir: Path) -> Run:
     notes: list[str] = []
     recipe = as_record(_read(run_dir, "recipe.json", read_json, notes))
     summary = as_record(_read(run_dir, "summary.json", read_json, notes))
-    folders = sorted(path for path in (run_dir / "stages").glob("*") if path.is_dir())
-    stages = [_load_stage(run_dir, folder, notes) for folder in folders]
+    stages = [_load_stage(run_dir, folder, notes) for folder in _list_folders(run_dir, summary, notes)]
     order = {name: rank for rank, name in enumerate(list_stage_names(recipe))}
-    stages.sort(key=lambda stage: (order.get(stage.name, len(order)), _started(stage)))
+    stages.sort(key=lambda stage: order.get(stage.name, len(order)))
     rows = as_records(summary.get("rows")) or [row for stage in stages for row in stage.rows]
     tests = as_records(summary.get("tests")) or [test for stage in stages for test in stage.tests]
     return Run(str(recipe.get("name") or run_dir.name), recipe, rows, tests, stages, notes)
@@ -63,7 +62,7 @@ def load_run(run_dir: Path) -> Run:
 
 def list_stage_names(recipe: Mapping[str, Any]) -> list[str]:
     """The recipe's stages in order; a stage without a name goes by its kind."""
-    named = [stage.get("name") or stage.get("kind") for stage in as_records(recipe.get("stages"))]
+    named = [stage.get("name") or stage.get("use") for stage in as_records(recipe.get("stages"))]
     return [str(name) for name in named if name]
 
 
@@ -73,6 +72,17 @@ def as_record(value: Any) -> Record:
 
 def as_records(value: Any) -> list[Record]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _list_folders(run_dir: Path, summary: Record, notes: list[str]) -> list[Path]:
+    """The stage folders this run is made of. Without a summary to say, all there are, earlier settings' included."""
+    there = {path.name: path for path in sorted((run_dir / "stages").glob("*")) if path.is_dir()}
+    named = summary.get("stages")
+    if not isinstance(named, list):
+        return list(there.values())
+    names = [str(name) for name in named]
+    notes += [f"stage {name} has not run" for name in names if name not in there]
+    return [there[name] for name in names if name in there]
 
 
 def _load_stage(run_dir: Path, folder: Path, notes: list[str]) -> StageFolder:
@@ -119,7 +129,3 @@ def _read_whole_lines(path: Path) -> list[Record]:
         except ValueError:
             continue
     return records
-
-
-def _started(stage: StageFolder) -> str:
-    return str(stage.manifest.get("started", ""))

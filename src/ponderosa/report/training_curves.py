@@ -4,7 +4,7 @@ from ponderosa.report.charts import Point, Series, render_curve
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_amount, format_count
 from ponderosa.report.results import list_colours
-from ponderosa.report.run import Run, StageFolder
+from ponderosa.report.run import Run, StageFolder, as_record
 
 
 def render_training(run: Run) -> Html | None:
@@ -37,4 +37,14 @@ def _describe(stage: StageFolder) -> Html:
         facts.append(f"last loss {loss:.3g} nats")
     if rates:
         facts.append(f"{format_count(rates[len(rates) // 2])} tokens/s (median)")
+    known = as_record(stage.manifest.get("facts"))
+    facts += [
+        f"{name.replace('_', ' ')} {_spell(value)}"
+        for name, value in known.items()
+        if not isinstance(value, dict | list)
+    ]
     return tag("p", " · ".join(facts), class_="note")
+
+
+def _spell(value: object) -> str:
+    return format_amount(value) if as_number(value) is not None else str(value)
