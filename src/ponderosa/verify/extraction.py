@@ -1,0 +1,222 @@
+"""Where is the answer? From a whole solution, or a bare answer, to the text of the final answer.
+
+The first of these that is present decides (docs/grading.md):
+1. after the last `</think>`; inside the last `<answer>` tag;
+2. the last closed `\\boxed{}` or `\\fbox{}` (several side by side are one list), unless "final answer:" follows it;
+   an unclosed box is no answer;
+3. after the last `####` or `A:` line, as GSM8K writes them;
+4. after the last "the answer is" or "final answer:";
+5. the whole text, when it is short enough to be an answer and reads as one;
+6. the last displayed or inline formula of the last line that has one, else the last number.
+"""
+
+import re
+from collections.abc import Sequence
+
+from ponderosa.records import Step
+from ponderosa.verify.forms import Items, Words
+from ponderosa.verify.notation import clean_notation
+from ponderosa.verify.reading import choice_letter, read_form
+
+_TAIL_CHARS = 20_000
+_BARE_CHARS = 200
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;.&]|\\q?quad|\\[()\[\],;! ])*(?:\\text\{)?\s*(?:and|or)?\s*\}?(?:[\s$,;&]|\\q?quad|\\[()\[\],;! ])*"
+    r"(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
+)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_HASHES = re.compile(r"####\s*([^\n]+)")
+_A_LINE = re.compile(r"^\s*(?:A|ANSWER)\s*:\s*(\S[^\n]*)", re.MULTILINE)
+_PHRASE = re.compile(
+    r"(?:final\s+answer|(?:the|my|our|correct|so|is)?\s*\banswer|answers|correct\s+(?:option|choice))"
+    r"(?:\*\*|\s)*(?:\([^()\n]{0,40}\)|to [^\n.:]{0,60}?|for (?!sure)[^\n.:]{0,60}?)?(?:\*\*|\s)*"
+    r"(?::|=|\bis\b|\bare\b|\bwould be\b|\bmust be\b)(?:\*\*|\s)*(?::)?\s*(?:indeed |therefore |thus |simply |just |for sure )?",
+    re.IGNORECASE,
+)
+_OTHER_PHRASE = re.compile(
+    r"(?:答案(?:是|为|为：|：|:)|réponse(?: est| :|:)|respuesta(?: es|:))\s*", re.IGNORECASE
+)
+_FINAL = re.compile(r"\bfinal answer(?:\*\*|\s)*(?::|is\b)(?!\s*\$?\s*\\boxed)", re.IGNORECASE)
+_CHOICE = re.compile(r"\(?\b([A-J])\b\)?(?=[\s.,:;)]|$)")
+_FORMULA = re.compile(
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\(([^\n]+?)\\\)|(?<![\\\d])\$([^$\n]+?)(?<!\\)\$(?!\d)", re.DOTALL
+)
+_BROKEN_INLINE = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)")
+_NUMBER = re.compile(
+    r"(?<![\w.^])(?<!\d[,.])-?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d+|\d+)(?:\.\d+)?(?:\s*/\s*\d+| \d+/\d+)?"
+    r"(?:\s?(?:%|percent|pct)|[eE][+-]?\d+)?|(?<![\w.])-?\.\d+"
+)
+_DENIED = re.compile(
+    r"(?:\bnot|n't|n’t|never|rather than|instead of|other than)\s+(?:be\s+|equal\s+(?:to\s+)?)?[$(]*$"
+)
+
+
+def extract_answer(text: str) -> str | None:
+    """The final answer of a solution, or of a text that is nothing but an answer; None if there is none."""
+    text = text.rpartition("</think>")[2].strip()
+    if tagged := _TAGGED.findall(text):
+        text = tagged[-1].strip()
+    if boxes := list(_BOX.finditer(text)):
+        finals = list(_FINAL.finditer(text, boxes[-1].end()))
+        return _last_box(text) if not finals else _after_phrase(text[finals[-1].start() :])
+    text = text[-_TAIL_CHARS:]
+    for pattern in (_HASHES, _A_LINE):
+        if found := pattern.findall(text):
+            return _trim(found[-1]) or None
+    if phrased := _after_phrase(text):
+        return phrased
+    if not re.search(r"\\begin|\\\[|\$", text):
+        text = _last_line(text)
+    if not text or is_bare(text):
+        return text or None
+    return _last_stated(text)
+
+
+def extract_gold(text: str) -> str | None:
+    """The gold answer: as given, unless it is a worked solution that marks its answer."""
+    if _BOX.search(text):
+        return _last_box(text)
+    if found := _HASHES.findall(text):
+        return _trim(found[-1]) or None
+    if len(text) > _BARE_CHARS or _PHRASE.search(text):
+        return extract_answer(text)
+    return text.strip() or None
+
+
+def answer_from_attempt(text: str, steps: Sequence[Step]) -> str | None:
+    """The answer of an attempt: for code what its last printing step printed last, for prose what the text says.
+
+    A box in the text stands above what the code printed: it is what the solution says in the end.
+    """
+    if _BOX.search(text) and (boxed := _last_box(text)) is not None:
+        return boxed
+    for step in reversed(steps):
+        if step.code is not None and step.outcome == "ok" and step.observation and step.observation.strip():
+            printed = step.observation.strip().splitlines()[-1].strip()
+            return extract_answer(printed)
+    return None if any(step.code is not None for step in steps) else extract_answer(text)
+
+
+def _last_box(text: str) -> str | None:
+    """The content of the last closed box; boxes with nothing but punctuation between them are one list."""
+    boxes = []
+    for match in _BOX.finditer(text):
+        end = _closing_brace(text, match.end()) if match[0].endswith("{") else None
+        if match[0].endswith("{"):
+            if end is not None and text[match.end() : end].strip():
+                boxes.append((match.start(), end + 1, text[match.end() : end].strip()))
+        else:
+            word = re.match(r"[^\s$.,;}]+", text[match.end() :])
+            if word:
+                boxes.append((match.start(), match.end() + word.end(), word[0]))
+    boxes = [box for i, box in enumerate(boxes) if not (i and box[0] < boxes[i - 1][1])]
+    if not boxes:
+        return None
+    parts = [boxes[-1][2]]
+    for earlier, later in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
+        if not _BETWEEN_BOXES.fullmatch(text[earlier[1] : later[0]]) or "\n\n" in text[earlier[1] : later[0]]:
+            break
+        parts.insert(0, earlier[2])
+    return " and ".join(parts) if len(set(parts)) > 1 else parts[0]
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth, position = 1, start
+    for match in re.compile(r"\\[{}\\]|[{}]").finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        position = match.start()
+        if depth == 0:
+            return position
+    return None
+
+
+def _after_phrase(text: str) -> str | None:
+    matches = [*_PHRASE.finditer(text), *_OTHER_PHRASE.finditer(text)]
+    if not matches:
+        return None
+    rest = text[max(match.end() for match in matches) :].strip()
+    if re.match(r"(?:not|n't)\b", rest):
+        return None
+    rest = _first_statement(rest)
+    if letter := re.match(r"\(?([A-J])\)?(?:[\s.,:;)]|$)", rest):
+        return letter[1]
+    if not rest:
+        return None
+    if is_bare(rest):
+        return rest
+    return _last_stated(rest) or rest
+
+
+def _first_statement(text: str) -> str:
+    """Up to the end of the first sentence: a full stop before space or end, or a line end outside a formula."""
+    text = text.strip()
+    if match := re.match(r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$[^$\n]+\$", text, re.DOTALL):
+        following = text[match.end() :]
+        return _trim(match[0] + (re.match(r"[^\n.]*", following) or [""])[0])
+    first_line = text.split("\n", 1)[0]
+    return _trim(re.split(r"\.(?:\s|$)", first_line, maxsplit=1)[0])
+
+
+def _last_line(text: str) -> str:
+    """The last line if it reads as an answer alone, as programs print it; else the whole text."""
+    last = text.rstrip().rpartition("\n")[2].strip()
+    return last if last != text and is_bare(last) else text
+
+
+def _trim(text: str) -> str:
+    return (
+        text.strip()
+        .strip("*")
+        .strip()
+        .removesuffix(".")
+        .strip()
+        .removeprefix('\\"')
+        .removesuffix('\\"')
+        .strip('"')
+    )
+
+
+def is_bare(text: str) -> bool:
+    """Does the whole text read as an answer and nothing else?"""
+    if len(text) > _BARE_CHARS or "\n" in text.strip():
+        return len(text.split()) == 1 or r"\begin" in text[:20]
+    if choice_letter(text) and len(text.split()) <= 4:
+        return True
+    if _introduces(text):
+        return False
+    form = read_form(text)
+    if isinstance(form, Words):
+        return _is_phrase(text)
+    if isinstance(form, Items) and not form.opening:
+        return all(not isinstance(item, Words) or _is_phrase(item.text) for item in form.items)
+    return True
+
+
+def _introduces(text: str) -> bool:
+    """Words stand before the first formula: the formula is what they introduce."""
+    match = _FORMULA.search(text)
+    return match is not None and re.search(r"[^\W\d_]{2,}", text[: match.start()]) is not None
+
+
+def _is_phrase(text: str) -> bool:
+    """A few words without a number among them, or mathematics that nobody here can read."""
+    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", "", clean_notation(text)))
+    return len(words) <= 3 and ("\\" in text or not words or not _NUMBER.search(text))
+
+
+def _last_stated(text: str) -> str | None:
+    """The last formula or the last number that is not denied ("not 42"), whichever comes later; else a letter."""
+    text = _BROKEN_INLINE.sub(" ", text)
+    formulas = [(match.start(), match.end(), _content(match)) for match in _FORMULA.finditer(text)]
+    numbers = [(match.start(), match.end(), match[0].strip()) for match in _NUMBER.finditer(text)]
+    outside = [n for n in numbers if not any(f[0] <= n[0] and n[1] <= f[1] for f in formulas)]
+    for start, _, stated in sorted([*formulas, *outside], reverse=True):
+        if not _DENIED.search(text[:start][-40:]):
+            return stated
+    choices = _CHOICE.findall(text)
+    return choices[-1] if choices else None
+
+
+def _content(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group).strip()
