@@ -61,8 +61,3 @@ def build_microbatch(documents: Sequence[Row], device: torch.device) -> Microbat
         weights_M=weights_N[targets_at_M].to(device),
         documents=build_layout([len(document.token_ids) for document in documents], device),
     )
-
-
-def compute_total_weight(rows: Sequence[Row]) -> float:
-    """The weight of all predicted tokens of a step: what its loss is divided by."""
-    return sum(weight for row in rows for weight in row.loss_weights)

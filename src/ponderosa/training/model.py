@@ -114,12 +114,12 @@ def count_matrix_parameters(model: PreTrainedModel) -> int:
     output head, tied or not (N' of `ponderosa.ledger`)."""
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
-    matrices = sum(
+    num_inner = sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
         if parameter.ndim >= 2 and parameter is not embedding.weight and parameter is not head.weight
     )
-    return matrices + int(head.weight.numel())
+    return int(num_inner + head.weight.numel())
 
 
 def save_model(

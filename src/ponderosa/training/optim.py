@@ -104,8 +104,8 @@ class Muon:
         config = self._config
         lr = lr_frac * config.muon_learning_rate
         for (num_rows, num_columns), group in self._by_shape.items():
-            parameters = list(group.values())
-            gradients = [_gradient(parameter) for parameter in parameters]
+            parameters: list[Tensor] = list(group.values())
+            gradients = [_gradient(parameter) for parameter in group.values()]
             momentum = [self._momentum[name] for name in group]
             torch._foreach_lerp_(momentum, gradients, 1 - config.muon_momentum)
             nesterov = torch._foreach_lerp(gradients, momentum, config.muon_momentum)
@@ -167,17 +167,13 @@ class Optimizer:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         hidden = select_hidden_matrices(model) if config.name == "muon" else {}
         rest = {name: p for name, p in parameters.items() if name not in hidden}
-        self.parameters = list(parameters.values())
+        self.peak_lr = config.learning_rate if config.name == "adamw" else config.muon_learning_rate
         self._parts = (Muon(hidden, config), AdamW(rest, config))
 
     def step(self, lr_frac: float) -> None:
         """Move every parameter against its gradient, at a share of the peak step sizes."""
         for part in self._parts:
             part.step(lr_frac)
-
-    def clear_gradients(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Live state tensors by name."""

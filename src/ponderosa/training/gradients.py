@@ -1,0 +1,119 @@
+"""The gradient of one optimizer step, microbatch by microbatch.
+
+On a CPU each worker thread takes whole microbatches with one-threaded kernels. Operations on a small model last
+microseconds; splitting each across cores spends more time waiting at barriers than computing, and far more when a
+core is busy elsewhere. Gradients are added in the order of the microbatches, so the result does not depend on the
+number of workers.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ponderosa.records import Row
+from ponderosa.training.attention import document_attention
+from ponderosa.training.batching import Microbatch, build_microbatches
+from ponderosa.training.fused import fused_layers
+from ponderosa.training.losses import compute_token_loss
+
+CPU_MICROBATCH_TOKENS = 1536
+"""What a core's cache holds of a small model's activations, near enough; larger and smaller are both slower."""
+ACCELERATOR_MICROBATCH_TOKENS = 32_768
+MAX_GRADIENT_BYTES = 4 << 30
+"""Workers beyond the first are given up when their gradients would take more memory than this."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GradientComputer:
+    """Computes the gradient of a step's mean weighted loss. Use it inside `with computer.running():`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        dtype: torch.dtype,
+        microbatch_tokens: int | None,
+        z_loss_weight: float,
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.device = model.get_input_embeddings().weight.device
+        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        on_cpu = self.device.type == "cpu"
+        default_tokens = CPU_MICROBATCH_TOKENS if on_cpu else ACCELERATOR_MICROBATCH_TOKENS
+        self.microbatch_tokens = microbatch_tokens or default_tokens
+        self.z_loss_weight = z_loss_weight
+        self._workers: ThreadPoolExecutor | None = None
+        self._num_workers = 1
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Lend the model its fast layers and start the workers, for the length of a block."""
+        num_threads = torch.get_num_threads()
+        gradient_bytes = sum(p.numel() * p.element_size() for p in self.parameters)
+        self._num_workers = min(num_threads, MAX_GRADIENT_BYTES // max(1, gradient_bytes))
+        if self.device.type != "cpu" or self._num_workers < 2:
+            self._num_workers = 1
+        with document_attention(self.model), fused_layers(self.model):
+            if self._num_workers == 1:
+                yield
+                return
+            torch.set_num_threads(1)
+            try:
+                with ThreadPoolExecutor(self._num_workers) as self._workers:
+                    yield
+            finally:
+                self._workers = None
+                torch.set_num_threads(num_threads)
+
+    def compute(self, rows: Sequence[Row], total_weight: float) -> float:
+        """Put the gradient of Σ w nll / total_weight in every parameter's `grad`; that loss, without z-loss."""
+        microbatches = build_microbatches(rows, max_tokens=self.microbatch_tokens, device=self.device)
+        loss = 0.0
+        for parameter in self.parameters:
+            parameter.grad = None
+        for gradients, share in self._map(lambda m: self._compute_share(m, total_weight), microbatches):
+            loss += float(share)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return loss
+
+    def _compute_share(self, microbatch: Microbatch, total_weight: float) -> tuple[Sequence[Tensor], Tensor]:
+        """A microbatch's share of the gradient and of the loss."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            hidden_1ND = self.model.get_decoder()(
+                input_ids=microbatch.token_ids_1N,
+                position_ids=microbatch.positions_1N,
+                use_cache=False,
+                documents=microbatch.documents,
+            ).last_hidden_state
+            predicting_MD = hidden_1ND[0].index_select(0, microbatch.predictors_M)
+            logits_MV = self.model.get_output_embeddings()(predicting_MD)
+        objective, nll = compute_token_loss(
+            logits_MV,
+            microbatch.targets_M,
+            microbatch.weights_M / total_weight,
+            z_loss_weight=self.z_loss_weight,
+        )
+        return torch.autograd.grad(objective, self.parameters), nll
+
+    def _map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results in the order of the items, at most one more than there are workers held at a time."""
+        if self._workers is None:
+            yield from map(function, items)
+            return
+        pending: deque[Future[Result]] = deque()
+        for item in items:
+            pending.append(self._workers.submit(function, item))
+            if len(pending) > self._num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
