@@ -5,7 +5,7 @@ from typing import Any
 
 from ponderosa.evaluation.summary import ALL, Graded, GradedAttempt
 from ponderosa.identity import derive_seed
-from ponderosa.records import Problem, to_record
+from ponderosa.records import Problem, Step, to_record
 
 
 def select_samples(
@@ -45,7 +45,7 @@ def build_sample(problem: Problem, item: GradedAttempt, slice_keys: Sequence[str
         "gold": problem.answer,
         "slice": ", ".join(names) or ALL,
         "finish": attempt.finish,
-        "steps": [to_record(step) for step in attempt.steps],
+        "steps": [to_record(step) for step in attempt.steps or (Step(attempt.text),)],
         "answer": attempt.answer,
         "verdict": {"correct": item.verdict.correct, "reason": item.verdict.reason},
         "tokens": attempt.cost.generated_tokens,

@@ -2,8 +2,8 @@
 
 A row is one metric of one model on one slice of one suite (the results schema of `ponderosa evaluate --json`).
 Problems are the unit of everything: values are computed per problem over all of its attempts, then averaged, so a
-missing attempt is an error here and never a smaller denominator. An attempt that was refused, cut off or had no
-answer counts as wrong.
+missing attempt is an error here and never a smaller denominator. An attempt without an answer counts as wrong,
+whatever kept it from giving one.
 """
 
 import math
