@@ -45,10 +45,17 @@ _INSPECTIONS_KEPT = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Steps to run in the state a prefix leaves."""
+    """Steps to run in the state a prefix leaves.
+
+    num_covered: how many of `steps` Monty may run: none unless it covers the prefix, then those before the
+        first that it does not cover.
+    preload: the modules the code imports that the cpython server may import for it.
+    """
 
     prefix: tuple[str, ...]
     steps: tuple[str, ...]
+    num_covered: int
+    preload: tuple[str, ...]
 
 
 def tiers_available() -> dict[Tier, str | None]:
@@ -79,8 +86,9 @@ class Sandbox:
         self._batch = threading.Lock()
         self._inspect = functools.lru_cache(_INSPECTIONS_KEPT)(inspect_code)
         self._servers: queue.LifoQueue[ForkServer] = queue.LifoQueue()
-        for _ in range(workers):
-            self._servers.put(ForkServer(self.limits))
+        self._all_servers = [ForkServer(self.limits) for _ in range(workers)]
+        for server in self._all_servers:
+            self._servers.put(server)
         self._threads = ThreadPoolExecutor(workers, "sandbox")
         self._monty = self._open_monty() if "monty" in self.tiers else None
 
@@ -95,10 +103,8 @@ class Sandbox:
     def close(self) -> None:
         """End every worker."""
         self._threads.shutdown()
-        for _ in range(self.workers):
-            server = self._servers.get()
+        for server in self._all_servers:
             server.close()
-            self._servers.put(server)
         if self._monty is not None:
             self._monty.close()
             self._monty = None
@@ -109,7 +115,7 @@ class Sandbox:
 
     def run_many(self, solutions: Sequence[Sequence[str]]) -> list[list[Execution]]:
         """`run_steps` for many solutions, spread over the workers; results in the same order."""
-        return self._run_batch([_Job((), tuple(codes)) for codes in solutions])
+        return self._run_batch([((), tuple(codes)) for codes in solutions])
 
     def execute(self, prefix: Sequence[str], code: str) -> Execution:
         """Run one step in the state its prefix leaves; siblings never share a namespace.
@@ -121,24 +127,30 @@ class Sandbox:
 
     def execute_many(self, requests: Sequence[tuple[Sequence[str], str]]) -> list[Execution]:
         """`execute` for many steps, spread over the workers; results in the same order."""
-        jobs = [_Job(tuple(prefix), (code,)) for prefix, code in requests]
-        return [executions[-1] for executions in self._run_batch(jobs)]
+        batch = self._run_batch([(tuple(prefix), (code,)) for prefix, code in requests])
+        return [executions[-1] for executions in batch]
 
     def _open_monty(self) -> MontyTier:
         patience_s = _MONTY_PATIENCE_S if "cpython" in self.tiers else self.limits.wall_s
         return MontyTier(replace(self.limits, wall_s=min(patience_s, self.limits.wall_s)), self.workers)
 
-    def _run_batch(self, jobs: list[_Job]) -> list[list[Execution]]:
+    def _run_batch(self, requests: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> list[list[Execution]]:
         with self._batch:
-            for job in jobs:  # here, not in the threads: ignoring warnings is process-wide
-                for code in (*job.prefix, *job.steps):
-                    self._inspect(code)
+            # Planned here, not in the threads: looking at code silences warnings, which is process-wide.
+            jobs = [self._plan(prefix, steps) for prefix, steps in requests]
             size = max(1, len(jobs) // (self.workers * _CHUNKS_PER_WORKER))
             chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
             is_parallel = self.workers > 1 and len(chunks) > 1
             done = (self._threads.map if is_parallel else map)(self._run_chunk, chunks)
             results = [executions for chunk in done for executions in chunk]
             return [self._confirm(job, executions) for job, executions in zip(jobs, results, strict=True)]
+
+    def _plan(self, prefix: tuple[str, ...], steps: tuple[str, ...]) -> _Job:
+        inspections = [self._inspect(code) for code in (*prefix, *steps)]
+        tiers = [inspection.tier for inspection in inspections]
+        num_covered = tiers.index("cpython") if "cpython" in tiers else len(tiers)
+        imports = frozenset[str]().union(*(inspection.imports for inspection in inspections))
+        return _Job(prefix, steps, max(0, num_covered - len(prefix)), tuple(sorted(imports & PRELOADABLE)))
 
     def _run_chunk(self, jobs: Sequence[_Job]) -> list[list[Execution]]:
         return [self._run(job) for job in jobs]
@@ -155,7 +167,7 @@ class Sandbox:
         done: list[Execution] = []
         if self._monty is not None:
             is_last_resort = "cpython" not in self.tiers
-            num_steps = len(job.steps) if is_last_resort else self._count_covered(job)
+            num_steps = len(job.steps) if is_last_resort else job.num_covered
             if num_steps:
                 keeps_state = len(job.steps) == 1
                 done = self._monty.run(job.prefix, job.steps[:num_steps], keeps_state)
@@ -164,20 +176,11 @@ class Sandbox:
             done = [execution for execution in done if execution.outcome == "ok"]
         return done if len(done) == len(job.steps) else [*done, *self._run_cpython(job, len(done))]
 
-    def _count_covered(self, job: _Job) -> int:
-        """How many of the job's steps Monty may run: those before the first that it does not cover."""
-        if any(self._inspect(code).tier != "monty" for code in job.prefix):
-            return 0
-        tiers = [self._inspect(code).tier for code in job.steps]
-        return tiers.index("cpython") if "cpython" in tiers else len(tiers)
-
     def _run_cpython(self, job: _Job, num_done: int) -> list[Execution]:
         """Replay everything before the first step not done, then go on from there."""
-        codes = (*job.prefix, *job.steps)
-        imports = frozenset[str]().union(*(self._inspect(code).imports for code in codes))
         server = self._servers.get()
         try:
-            executions = server.run(codes, sorted(imports & PRELOADABLE))
+            executions = server.run((*job.prefix, *job.steps), job.preload)
         finally:
             self._servers.put(server)
         return executions[len(job.prefix) + num_done :] or executions[-1:]

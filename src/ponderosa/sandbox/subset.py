@@ -102,7 +102,7 @@ def _is_covered(node: ast.AST) -> bool:
         case ast.Attribute():
             return _is_covered_attribute(node)
         case ast.Import(names=names):
-            return all(alias.name == "math" for alias in names)
+            return all(alias.name == "math" and not alias.asname for alias in names)
         case ast.ImportFrom(module=module, names=names, level=level):
             return module == "math" and not level and all(alias.name in _MATH for alias in names)
         case ast.FunctionDef(name=name, decorator_list=decorators):

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import site
-import sysconfig
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,7 @@ class Confinement:
 def build_confinement(scratch: str) -> Confinement:
     """Raises OSError where the kernel has no Landlock, KeyError on an architecture without a call filter."""
     readable = {*_SYSTEM_FILES, *site.getsitepackages()}
-    readable |= {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    library = sysconfig.get_config_var("LIBDIR")
-    if library:
-        readable.add(str(library))
+    readable |= {os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "lib")}
     rules = [(path, landlock.READ) for path in sorted(readable)]
     rules.append(("/dev/null", landlock.READ_FILE | landlock.WRITE_FILE))
     rules.append((scratch, landlock.SCRATCH))

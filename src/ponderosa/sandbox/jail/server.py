@@ -132,11 +132,14 @@ def serve(scratch: str) -> None:
     confinement = Confinement(scratch, high, confinement.filter_program)
     write_frame(_REPLIES, {"ready": True})
     requests = FrameBuffer(_MAX_REQUEST_BYTES)
-    while data := os.read(_REQUESTS, _READ_BYTES):
-        requests.feed(data)
-        request = requests.take()
-        if request is not None:
-            write_frame(_REPLIES, answer(request, confinement))
+    try:
+        while data := os.read(_REQUESTS, _READ_BYTES):
+            requests.feed(data)
+            request = requests.take()
+            if request is not None:
+                write_frame(_REPLIES, answer(request, confinement))
+    finally:
+        os.rmdir(scratch)
 
 
 def answer(request: dict[str, Any], confinement: Confinement) -> dict[str, Any]:
@@ -222,7 +225,7 @@ def watch(execution: Execution, child: int, scratch: str) -> None:
             execution.end_step("timeout")
             return
         if not ready and measure_scratch(scratch) > execution.request["max_scratch_bytes"]:
-            execution.end_step("output_limit", "the scratch folder is full")
+            execution.end_step("output_limit", "OSError: the scratch folder is full")
             return
 
 
@@ -239,11 +242,13 @@ def end_with_child(execution: Execution) -> None:
     info = os.waitid(os.P_PID, execution.pid, os.WEXITED | os.WNOWAIT)
     assert info is not None
     if info.si_code == os.CLD_EXITED:
-        execution.end_step("crash", f"the process ended itself with status {info.si_status}")
+        execution.end_step("crash", f"SystemError: the process ended itself with status {info.si_status}")
     elif info.si_status == signal.SIGXCPU:
         execution.end_step("timeout")
     else:
-        execution.end_step("crash", f"the process was ended by {signal.Signals(info.si_status).name}")
+        execution.end_step(
+            "crash", f"SystemError: the process was ended by {signal.Signals(info.si_status).name}"
+        )
 
 
 def measure_scratch(scratch: str) -> int:
