@@ -170,7 +170,7 @@ def test_several_training_seeds_are_each_shown_and_then_resampled_together() -> 
 def test_comparing_two_models_is_the_exact_test_on_the_problems_they_disagree_on() -> None:
     problems = make_problems(12)
     a, b = grade(problems, "rrrwwwwwwwww"), grade(problems, "rrwrrrrrrrww")
-    [row] = compare(problems, ("base", a), ("sft", b), suite="toy")
+    [row] = compare(problems, ("base", a), ("sft", b), suite="toy", strategy="greedy")
     assert (row["a"], row["b"], row["only_a"], row["only_b"], row["n"]) == ("base", "sft", 1, 7, 12)
     assert (row["test"], row["p_value"]) == ("mcnemar", compute_mcnemar_p(1, 7))
     assert (row["value_a"], row["value_b"]) == (pytest.approx(3 / 12), pytest.approx(9 / 12))
@@ -181,7 +181,9 @@ def test_comparing_sample_means_flips_whole_problems_and_follows_the_slices() ->
     problems = make_problems(6)
     a = grade(problems, ["rwww", "rrww", "wwww", "rwww", "wwww", "rrrr"])
     b = grade(problems, ["rrrw", "rrrr", "rwww", "rrww", "wwww", "rrrw"])
-    rows = compare(problems, ("base", a), ("sft", b), suite="toy", slice_keys=["operations"])
+    rows = compare(
+        problems, ("base", a), ("sft", b), suite="toy", strategy="greedy", slice_keys=["operations"]
+    )
     assert [row["slice"] for row in rows] == ["all", "operations=1", "operations=2", "operations=3"]
     assert rows[0]["test"] == "sign_flip"
     assert rows[0]["p_value"] == compute_sign_flip_p(
@@ -195,7 +197,7 @@ def test_comparing_by_a_metric_the_samples_do_not_allow_names_those_they_do() ->
     problems = make_problems(2)
     graded = grade(problems, "rw")
     with pytest.raises(ValueError, match=r"no 'pass@8'; its samples allow: pass@1"):
-        compare(problems, ("a", graded), ("b", graded), suite="toy", metric="pass@8")
+        compare(problems, ("a", graded), ("b", graded), suite="toy", strategy="greedy", metric="pass@8")
 
 
 def test_shown_samples_are_chosen_by_problem_and_not_by_model() -> None:

@@ -165,7 +165,7 @@ def _replace_strings(value, hostile: str):
 
 def test_hidden_characters_are_named_where_they_stand(tmp_path) -> None:
     run = _poison(tmp_path, "a\x1b[31m\u202eb\x00\ud800")
-    assert "a␛[31m⟨U+202E⟩b␀⟨U+D800⟩" in Page(write_report(run).read_text("utf-8")).text
+    assert "a⟨U+001B⟩[31m⟨U+202E⟩b⟨U+0000⟩⟨U+D800⟩" in Page(write_report(run).read_text("utf-8")).text
 
 
 def test_long_model_text_is_cut_and_says_by_how_much(tmp_path) -> None:

@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from ponderosa.report.charts import Point, Series, render_curve
+from ponderosa.report.charts import Point, Series, render_curve, render_whiskers
 from ponderosa.report.numbers import format_amount, format_duration, format_p, format_percent, format_points
 from ponderosa.report.run import load_run
+from ponderosa.report.table import list_joint_rows
 from ponderosa.report.terminal import escape_markup, escape_terminal, render_stage_table
 from synthetic_run import build_run
 
@@ -36,7 +37,20 @@ def test_a_pipe_or_newline_in_a_name_cannot_break_the_table(run) -> None:
     rows = [{**row, "suite": "a|b\nc\x1b[2J"} for row in run.rows]
     table = render_stage_table(rows, [], layout="markdown")
     assert len(table.split("\n")) == 5
-    assert "a\\|b␤c␛[2J" in table
+    assert "a\\|b c⟨U+001B⟩[2J" in table
+
+
+def test_several_training_seeds_have_a_line_each_and_one_for_all(run) -> None:
+    sft = [row for row in run.rows if row["stage"] == "sft"]
+    seeds = [{**row, "seed": seed} for seed in (1, 2) for row in sft]
+    joint = [{**row, "seed": None, "seeds": [1, 2], "value": 0.5} for row in sft]
+    lines = render_stage_table(seeds + joint, []).split("\n")
+    assert [line.split("quantities")[0].strip() for line in lines[2:]] == [
+        "sft, seed 1",
+        "sft, seed 2",
+        "sft, all seeds",
+    ]
+    assert [row["value"] for row in list_joint_rows(seeds + joint)] == [0.5] * len(sft)
 
 
 def test_no_rows_give_a_sentence() -> None:
@@ -108,3 +122,11 @@ def test_a_curve_of_any_finite_shape_is_drawn_inside_its_frame(losses) -> None:
     drawn = render_curve(series, x_title="t", format_x=str, title="t")
     assert "nan" not in drawn
     assert "inf" not in drawn
+
+
+@pytest.mark.parametrize(("reach", "label"), [(0.031, "4%"), (0.3, "40%"), (0.61, "100%"), (1.0, "100%")])
+def test_a_fraction_axis_starts_at_zero_and_ends_above_every_whisker(reach, label) -> None:
+    series = Series("x", (Point(0, reach / 2, 0.0, reach),))
+    drawn = render_whiskers([series], ["1"], x_title="k", title="t")
+    assert ">0%<" in drawn
+    assert f">{label}<" in drawn

@@ -178,6 +178,7 @@ def compare(
     b: tuple[str, Graded],
     *,
     suite: str,
+    strategy: str,
     metric: str = "pass@1",
     slice_keys: Sequence[str] = (),
 ) -> list[Row]:
@@ -195,8 +196,8 @@ def compare(
         values_a = [compute_a(groups_a[name]) for name in ids]
         values_b = [compute_b(groups_b[name]) for name in ids]
         seed = derive_seed("paired", suite, slice_name, metric, a[0], b[0])
-        row = {"suite": suite, "slice": slice_name, "metric": metric, "a": a[0], "b": b[0]}
-        rows.append({**row, **compare_values(values_a, values_b, seed=seed)})
+        row = {"suite": suite, "slice": slice_name, "strategy": strategy, "metric": metric}
+        rows.append({**row, "a": a[0], "b": b[0], **compare_values(values_a, values_b, seed=seed)})
     return rows
 
 

@@ -21,7 +21,11 @@ def render_attempts(run: Run) -> Html | None:
 def _render_fold(stage: StageFolder, *, is_open: bool) -> Html:
     shown = stage.samples[:_MOST_SAMPLES]
     right = sum(_is_correct(sample) for sample in shown)
-    summary = tag("summary", tag("b", stage.name), f" {right} right, {len(shown) - right} wrong")
+    summary = tag(
+        "summary",
+        tag("b", stage.name),
+        f" {right} right and {len(shown) - right} wrong shown, chosen by hash",
+    )
     cards = tag("div", [_render_attempt(sample) for sample in shown], class_="attempts")
     return tag("details", summary, cards, open="" if is_open else None)
 

@@ -1,6 +1,6 @@
 """Small SVG charts, drawn by hand: a line chart and a dot-and-whisker chart. Values in, markup out.
 
-A chart is about 440 units wide and is laid out at that width or less, so its text keeps its size on a phone. Colours
+A chart is 360 units wide and is laid out at that width or less, so its text keeps its size on a phone. Colours
 are classes (`s0`, `s1`, …), so that light and dark are the style sheet's business. Points that are not finite are
 left out, never drawn somewhere else.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ponderosa.report.html import Html, tag
 
-WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 40
+WIDTH, HEIGHT = 360, 225
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 40
 NUM_COLOURS = 6
 
 Scale = Callable[[float], float]
@@ -67,7 +67,8 @@ def render_whiskers(
     """Fractions by category, a dot with its interval per series; a point's x is its category's index."""
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(categories))
     step = min(12.0, 0.7 * slot / max(1, len(series)))
-    y = _linear_scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    top = _choose_top(series)
+    y = _linear_scale(0.0, top, HEIGHT - BOTTOM, TOP)
     marks: list[Html] = []
     for rank, one in enumerate(series):
         shift = (rank - (len(series) - 1) / 2) * step
@@ -80,7 +81,7 @@ def render_whiskers(
         marks += [_draw_whisker(at, point, one, categories, y) for at, point in placed]
     return _svg(
         title,
-        [_y_tick(y(value), f"{100 * value:.0f}%") for value in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        [_y_tick(y(top * share), f"{100 * top * share:g}%") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         [_x_tick(LEFT + slot * (i + 0.5), label) for i, label in enumerate(categories)],
         _x_title(x_title),
         marks,
@@ -139,6 +140,12 @@ def _x_title(text: str) -> Html:
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _choose_top(series: Sequence[Series]) -> float:
+    """The end of a fraction axis that starts at 0: the smallest round one above every whisker."""
+    reach = max((point.high or point.y for one in series for point in one.points), default=1.0)
+    return next((top for top in (0.04, 0.1, 0.2, 0.4, 0.6) if reach <= top), 1.0)
 
 
 def _linear_scale(low: float, high: float, start: float, end: float) -> Scale:

@@ -1,7 +1,7 @@
 """Making text a model wrote safe to look at.
 
 Such text may hold terminal escapes, bidirectional overrides, zero-width characters or lone surrogates, by accident
-or to mislead its reader. Each is shown as what it is (␛, ⟨U+202E⟩) and never acted on. Newlines and tabs stay.
+or to mislead its reader. Each is shown as what it is (⟨U+001B⟩, ⟨U+202E⟩) and never acted on. Newlines and tabs stay.
 """
 
 import re
@@ -26,11 +26,6 @@ def escape_html(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _name_character(character: str) -> str:
-    code = ord(character)
     if character in _KEPT or unicodedata.category(character) not in _HIDDEN_CATEGORIES:
         return character
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    return f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(character):04X}⟩"

@@ -25,7 +25,7 @@ from ponderosa.report.numbers import (
     format_points,
 )
 from ponderosa.report.run import Record, Run, as_record
-from ponderosa.report.table import ALL, StageLine, list_stage_lines
+from ponderosa.report.table import ALL, StageLine, list_joint_rows, list_stage_lines
 
 _AT_K = re.compile(r"(pass|majority)@(\d+)")
 SIGNIFICANT = 0.01
@@ -44,7 +44,7 @@ def list_colours(rows: Sequence[Record]) -> dict[str, int]:
 
 def render_headline(run: Run) -> Html:
     """First and last model on the suite the recipe named (else the first), in one sentence."""
-    lines = list_stage_lines(run.rows, run.tests, get_metric(run))
+    lines = list_stage_lines(list_joint_rows(run.rows), run.tests, get_metric(run))
     named = str(as_record(run.recipe.get("headline")).get("suite", ""))
     lines = [line for line in lines if line.suite == named] or lines
     lines = [line for line in lines if (line.suite, line.strategy) == (lines[0].suite, lines[0].strategy)]
@@ -101,7 +101,7 @@ def _render_stage_row(line: StageLine, columns: Sequence[str], colours: Mapping[
     colour = colours.get(line.stage, 0)
     bar = None if value is None else render_interval_bar(value, low, high, colour)
     cells = (
-        [tag("span", class_=f"swatch s{colour}"), line.stage or line.model],
+        [tag("span", class_=f"swatch s{colour}"), line.label],
         tag("span", tag("b", format_percent(value)), bar, class_="valued"),
         format_interval(low, high),
         _render_test(line),
@@ -139,7 +139,7 @@ def render_slices(run: Run) -> Html | None:
     """Accuracy against each slicing key (difficulty, level), one chart per suite and key; None without slices."""
     metric = get_metric(run)
     sliced: list[_Sliced] = []
-    for row in run.rows:
+    for row in list_joint_rows(run.rows):
         key, equals, value = _text(row, "slice").partition("=")
         if equals and row.get("metric") == metric:
             sliced.append(_Sliced(row, (_text(row, "suite"), _text(row, "strategy"), key), value))
@@ -190,7 +190,7 @@ def render_samples_curve(run: Run) -> Html | None:
     """pass@k and majority@k against k, one chart per suite; None when every problem has one sample."""
     found = [
         (row, match[1], int(match[2]))
-        for row in run.rows
+        for row in list_joint_rows(run.rows)
         if row.get("slice") == ALL
         and (as_number(row.get("samples")) or 1) > 1
         and (match := _AT_K.fullmatch(str(row.get("metric"))))

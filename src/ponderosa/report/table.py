@@ -12,9 +12,13 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
-    """One model on one suite: its headline metric, its paired test against the model before it, and its cost."""
+    """One model on one suite: its headline metric, its paired test against the model before it, and its cost.
+
+    label: the stage, with the training seed where there are several.
+    """
 
     stage: str
+    label: str
     model: str
     suite: str
     strategy: str
@@ -36,8 +40,8 @@ class StageLine:
 def list_stage_lines(
     rows: Sequence[Record], tests: Sequence[Record], metric: str = "pass@1"
 ) -> list[StageLine]:
-    """Lines in the order of the rows, grouped by suite and strategy."""
-    overall = [row for row in rows if row.get("slice") == ALL and row.get("seeds") is None]
+    """Lines in the order of the rows, grouped by suite and strategy; each training seed has its own."""
+    overall = [row for row in rows if row.get("slice") == ALL]
     headline = [row for row in overall if row.get("metric") == metric]
     groups = list(dict.fromkeys(_group(row) for row in headline))
     lines: list[StageLine] = []
@@ -52,6 +56,7 @@ def list_stage_lines(
             lines.append(
                 StageLine(
                     stage=str(row.get("stage", "")),
+                    label=_label(row, members),
                     model=str(row.get("model", "")),
                     suite=group[0],
                     strategy=group[1],
@@ -71,6 +76,7 @@ def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], 
         test
         for test in tests
         if test.get("suite") == row.get("suite")
+        and test.get("strategy", row.get("strategy")) == row.get("strategy")
         and test.get("slice") == ALL
         and test.get("metric") == metric
         and test.get("b") in _names(row)
@@ -82,12 +88,26 @@ def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], 
     return None
 
 
+def list_joint_rows(rows: Sequence[Record]) -> list[Record]:
+    """The rows to draw: where a stage was trained from several seeds, those over all of them."""
+    joint = {(row.get("stage"), *_group(row)) for row in rows if row.get("seeds")}
+    return [row for row in rows if row.get("seeds") or (row.get("stage"), *_group(row)) not in joint]
+
+
+def _label(row: Record, members: Sequence[Record]) -> str:
+    name = str(row.get("stage") or row.get("model", ""))
+    siblings = [other for other in members if other.get("stage") == row.get("stage")]
+    if len(siblings) < 2:
+        return name
+    return f"{name}, all seeds" if row.get("seeds") else f"{name}, seed {row.get('seed')}"
+
+
 def _group(row: Record) -> tuple[str, str]:
     return str(row.get("suite", "")), str(row.get("strategy", ""))
 
 
 def _model(row: Record) -> tuple[Any, ...]:
-    return row.get("stage"), row.get("model"), row.get("seed")
+    return row.get("stage"), row.get("model"), str(row.get("seed"))
 
 
 def _names(row: Record) -> set[str]:

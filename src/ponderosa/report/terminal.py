@@ -48,7 +48,7 @@ def render_stage_table(
 
 def _list_cells(line: StageLine) -> tuple[str, ...]:
     cells = (
-        line.stage or line.model,
+        line.label,
         f"{line.suite} ({line.strategy})" if line.strategy else line.suite,
         format_percent(line.row.get("value")),
         format_interval(line.row.get("low"), line.row.get("high")),
@@ -57,7 +57,7 @@ def _list_cells(line: StageLine) -> tuple[str, ...]:
         format_count(line.mean_tokens),
         format_duration(line.row.get("stage_s")),
     )
-    return tuple(show_controls(cell).replace("\n", "␤").replace("\t", "␉") for cell in cells)
+    return tuple(" ".join(show_controls(cell).split()) for cell in cells)
 
 
 def _render_text(body: Sequence[Sequence[str]]) -> str:
