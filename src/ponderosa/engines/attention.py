@@ -107,7 +107,7 @@ class CachePass:
         block = max(1, MAX_SCORES // (query.shape[0] * query.shape[1] * self.width))
         if query.shape[2] <= block:
             return _attend_block(query * scaling, keys, values, mask, softcap)
-        parts = zip((query * scaling).split(block, dim=2), mask.split(block, dim=3), strict=True)
+        parts = zip(torch.split(query * scaling, block, dim=2), torch.split(mask, block, dim=3), strict=True)
         return torch.cat([_attend_block(part, keys, values, rows, softcap) for part, rows in parts], dim=1)
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:

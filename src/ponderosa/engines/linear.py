@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 def find_linears(model: nn.Module) -> list[nn.Linear]:
     """The layers that oneDNN can take over: float32, on a CPU, exactly `nn.Linear`."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return []
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
     return [
         module
-        for module in model.modules()
-        if type(module) is nn.Linear
-        and module.weight.dtype == torch.float32
+        for module in linears
+        if module.weight.dtype == torch.float32
         and module.weight.device.type == "cpu"
         and not module._forward_hooks
         and not module._forward_pre_hooks
@@ -31,7 +31,7 @@ def find_linears(model: nn.Module) -> list[nn.Linear]:
 def accelerate_linears(linears: list[nn.Linear]) -> Iterator[None]:
     """Run these layers through oneDNN inside the block."""
     for linear in linears:
-        linear.forward = _build_forward(linear)  # type: ignore[method-assign]
+        linear.forward = _build_forward(linear)  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

@@ -68,7 +68,7 @@ def profile_model(model: PreTrainedModel, max_context: int) -> ModelProfile:
 def count_matrix_parameters(model: PreTrainedModel) -> int:
     """Weights a token is multiplied by: every matrix but the embedding table, and the output head, tied or not."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    matrices = sum(
+    matrices: int = sum(
         parameter.numel()
         for parameter in model.parameters()
         if parameter.ndim >= 2 and parameter is not embedding and parameter is not head

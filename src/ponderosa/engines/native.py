@@ -37,6 +37,9 @@ WIDTH_BUCKET = 16
 ADMISSION_FRAC = 1 / 16
 """Requests are admitted once this share of the slots is free (or all that wait fit), to prefill in batches."""
 
+MIN_ACCELERATED = 256
+"""Prefills of fewer padded tokens come in too many shapes to prepare oneDNN kernels for."""
+
 
 @dataclass(slots=True)
 class Job:
@@ -177,7 +180,9 @@ class NativeEngine:
             cache_pass = CachePass(
                 self._cache, rows, rows[:, None], positions, self._to_device(grid.columns), width
             )
-            run_model(self._model, self._to_device(grid.token_ids), positions, cache_pass)
+            linears = self._linears if grid.token_ids.size >= MIN_ACCELERATED else []
+            with accelerate_linears(linears):
+                run_model(self._model, self._to_device(grid.token_ids), positions, cache_pass)
 
     def _compact(self) -> None:
         """Bring active rows together when many idle rows lie between them."""

@@ -79,5 +79,6 @@ def build_grid(
         grid.positions[index, : span.length] = np.arange(span.start, span.end)
         grid.columns[index, : span.length] = grid.positions[index, : span.length]
     if is_long:
+        assert long_rope_after is not None
         grid.positions[:, -1] = long_rope_after
     return grid

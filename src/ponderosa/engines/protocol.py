@@ -93,10 +93,15 @@ class Codec(Protocol):
 
 
 class Engine(Protocol):
-    """A continuously batching sampler: submit at any time, tick until idle."""
+    """A continuously batching sampler: submit at any time, tick until idle.
+
+    num_slots: requests that run at once; keeping about as many pending keeps it busy.
+    max_context: tokens a request may have, prompt included.
+    """
 
     model_id: str
     codec: Codec
+    num_slots: int
     max_context: int
     flops_per_token: float
 

@@ -1,0 +1,212 @@
+"""Many searches over one engine and one sandbox.
+
+Every problem's search is a generator; the driver answers their requests. Enough problems are kept in flight to
+fill the engine's slots, so no search waits for another. While the engine runs a tick, the steps that the last
+tick closed run in the sandbox; their replies are taken up at the tick's end, always, so that no result depends on
+how fast anything was. Replies reach searches in the order of their requests.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ponderosa.engines.protocol import GREEDY, Engine, GenerateRequest, Sampling
+from ponderosa.formats import PromptFormat
+from ponderosa.progress import SILENT, Progress, track
+from ponderosa.records import Problem, Step
+from ponderosa.search.requests import (
+    Execute,
+    Execution,
+    Gather,
+    Reply,
+    Request,
+    Search,
+    SearchResult,
+    view_problem,
+)
+from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.search.strategies import Strategy
+from ponderosa.verify import answer_from_attempt, canonical_key
+
+
+class StepRunner(Protocol):
+    """What the driver needs of a sandbox: steps, each in the state its prefix leaves, in order."""
+
+    def execute_many(self, requests: Sequence[tuple[Sequence[str], str]]) -> Sequence[Execution]: ...
+
+
+def build_context(
+    engine: Engine,
+    prompt_format: PromptFormat,
+    *,
+    seed: int = 0,
+    sampling: Sampling = GREEDY,
+    limits: Limits | None = None,
+) -> SearchContext:
+    """The context of searches over an engine, with answers read as `ponderosa.verify` reads them."""
+    return SearchContext(
+        codec=engine.codec,
+        prompt_format=prompt_format,
+        read_answer=read_answer,
+        model_id=engine.model_id,
+        max_context=engine.max_context,
+        flops_per_token=engine.flops_per_token,
+        seed=seed,
+        sampling=sampling,
+        limits=limits or Limits(),
+    )
+
+
+def read_answer(text: str, steps: Sequence[Step]) -> tuple[str | None, str | None]:
+    """The final answer of a solution and its canonical key."""
+    answer = answer_from_attempt(text, steps)
+    return answer, None if answer is None else canonical_key(answer)
+
+
+def run_unit(
+    engine: Engine,
+    sandbox: StepRunner,
+    problems: Sequence[Problem],
+    strategy: Strategy,
+    context: SearchContext,
+    *,
+    progress: Progress = SILENT,
+) -> list[SearchResult]:
+    """Search every problem of one unit of committed work, in problem order.
+
+    The engine forgets what came before, so the results depend on the unit alone and an unfinished unit can be
+    redone identically.
+    """
+    engine.reset()
+    return run_searches(engine, sandbox, problems, strategy, context, progress=progress)
+
+
+def run_searches(
+    engine: Engine,
+    sandbox: StepRunner,
+    problems: Sequence[Problem],
+    strategy: Strategy,
+    context: SearchContext,
+    *,
+    progress: Progress = SILENT,
+) -> list[SearchResult]:
+    """Search every problem; results in problem order."""
+    with (
+        track(progress, strategy.name, len(problems), unit="problems") as bar,
+        ThreadPoolExecutor(1, "steps") as thread,
+    ):
+        driver = _Driver(engine, sandbox, thread)
+        roots: list[_Task] = []
+        waiting = deque(problems)
+        num_done = 0
+        while waiting or driver.num_outstanding:
+            while waiting and driver.num_outstanding < engine.num_slots:
+                search = strategy.search(context, view_problem(waiting.popleft()))
+                roots.append(driver.start(search))
+            driver.advance()
+            now_done = sum(root.is_done for root in roots)
+            if now_done > num_done:
+                bar.advance(now_done - num_done)
+                num_done = now_done
+    return [root.result for root in roots]
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A running search: the replies it waits for, and who waits for it (a task and the index of the reply)."""
+
+    search: Search
+    parent: tuple["_Task", int] | None = None
+    replies: list[Reply] = field(default_factory=list)
+    num_missing: int = 0
+    is_done: bool = False
+    result: Any = None
+
+
+class _Driver:
+    """Advances tasks from request to reply. A place is (task, index of the request in what it yielded)."""
+
+    def __init__(self, engine: Engine, sandbox: StepRunner, thread: ThreadPoolExecutor) -> None:
+        self._engine = engine
+        self._sandbox = sandbox
+        self._thread = thread
+        self._generating: dict[int, tuple[_Task, int]] = {}
+        self._to_execute: list[tuple[tuple[_Task, int], Execute]] = []
+
+    @property
+    def num_outstanding(self) -> int:
+        """Requests whose replies are still to come."""
+        return len(self._generating) + len(self._to_execute)
+
+    def start(self, search: Search, parent: tuple[_Task, int] | None = None) -> _Task:
+        task = _Task(search, parent)
+        self._resume(task, None)
+        return task
+
+    def advance(self) -> None:
+        """One tick of the engine, with the pending steps run beside it; then everybody's replies, in order."""
+        batch, self._to_execute = self._to_execute, []
+        executing = self._execute(batch)
+        generations = self._engine.tick() if self._generating else []
+        for ticket, generation in generations:
+            self._reply(self._generating.pop(ticket), generation)
+        if executing is not None:
+            for (place, _), execution in zip(batch, executing.result(), strict=True):
+                self._reply(place, execution)
+
+    def _execute(
+        self, batch: Sequence[tuple[tuple[_Task, int], Execute]]
+    ) -> Future[Sequence[Execution]] | None:
+        if not batch:
+            return None
+        requests = [(request.prefix, request.code) for _, request in batch]
+        return self._thread.submit(self._sandbox.execute_many, requests)
+
+    def _reply(self, place: tuple[_Task, int], reply: Reply) -> None:
+        """Give one reply; the search goes on when it has all it asked for."""
+        task, index = place
+        task.replies[index] = reply
+        task.num_missing -= 1
+        if not task.num_missing:
+            self._resume(task, task.replies)
+
+    def _resume(self, task: _Task, replies: list[Reply] | None) -> None:
+        """Run a search up to its next requests, or to its end."""
+        try:
+            requests = next(task.search) if replies is None else task.search.send(replies)
+        except StopIteration as end:
+            task.is_done, task.result = True, end.value
+            if task.parent is not None:
+                self._reply(task.parent, end.value)
+            return
+        assert requests, "a search yielded no requests"
+        task.replies = [None] * len(requests)
+        task.num_missing = len(requests)
+        for index, request in enumerate(requests):
+            self._dispatch((task, index), request)
+
+    def _dispatch(self, place: tuple[_Task, int], request: Request) -> None:
+        if isinstance(request, GenerateRequest):
+            self._generating[self._engine.submit(request)] = place
+        elif isinstance(request, Execute):
+            self._to_execute.append((place, request))
+        else:
+            assert isinstance(request, Gather), request
+            self._gather(place, request)
+
+    def _gather(self, place: tuple[_Task, int], request: Gather) -> None:
+        """Run the searches under a task of their own, whose replies are what they return."""
+        assert request.searches, "a search gathered nothing"
+        num_searches = len(request.searches)
+        group = _Task(_collect(), place, [None] * num_searches, num_searches)
+        next(group.search)
+        for index, search in enumerate(request.searches):
+            self.start(search, (group, index))
+
+
+def _collect() -> Search:
+    """A search that returns whatever it is given."""
+    replies = yield []
+    return replies

@@ -1,0 +1,71 @@
+"""What a strategy may ask for, and what it gets back.
+
+A strategy is a generator: it yields a list of requests and receives their replies, in the same order. It holds no
+IO and never sees a gold answer or a reference solution.
+
+    GenerateRequest -> Generation     the policy continues a sequence of token ids
+    Execute         -> Execution      the interpreter runs one step
+    Gather          -> what they returned     searches run side by side, none waiting for another
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from ponderosa.engines.protocol import GenerateRequest
+from ponderosa.records import Attempt, Outcome, Problem
+
+
+class Execution(Protocol):
+    """How a step ended: what it printed, and one line of error unless it ended ok."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+    @property
+    def output(self) -> str: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Run `code` in the state that the earlier steps `prefix` leave, all of which ended ok."""
+
+    prefix: tuple[str, ...]
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Run several searches at once; the reply is the list of what they returned, in order."""
+
+    searches: Sequence["Search"]
+
+
+Request: TypeAlias = GenerateRequest | Execute | Gather
+Reply: TypeAlias = Any
+"""Generation, Execution or a list of returned values, by the kind of request."""
+
+Search: TypeAlias = Generator[list[Request], list[Reply], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemView:
+    """What a strategy may know of a problem."""
+
+    id: str
+    question: str
+
+
+def view_problem(problem: Problem) -> ProblemView:
+    return ProblemView(problem.id, problem.question)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Every attempt at one problem, and the answer the strategy settles on (None if it has none)."""
+
+    problem_id: str
+    attempts: tuple[Attempt, ...]
+    answer: str | None
+    answer_key: str | None
