@@ -24,6 +24,7 @@ from ponderosa.sandbox.jail.determinism import FIXED_TIME_S, SEED
 
 _MAX_STATE_BYTES = 1 << 20
 _MAX_CACHE_BYTES = 64 << 20
+_COLLECTED_BYTES = 1 << 16  # what the collector may hold, beyond all that a step may print
 _POLICY = pydantic_monty.OSPolicy(
     datetime=datetime.datetime.fromtimestamp(FIXED_TIME_S, datetime.UTC),
     timezone="utc",
@@ -59,36 +60,38 @@ class StateCache:
                 self.num_bytes -= len(self._states.popitem(last=False)[1])
 
 
-class _Printed:
-    """What one step prints. Monty has no limit that ends a step for printing, so its worker is ended instead."""
+class _BoundedOutput:
+    """Collects what one step prints and ends its worker when that is too much.
+
+    Monty itself has no limit that ends a step for printing. Being called for each piece more than doubles the
+    cost of a step, so this is used only when the plain collector was overrun.
+    """
 
     def __init__(self, max_bytes: int, worker: int | None) -> None:
-        self.max_bytes = max_bytes
-        self.is_over = False
+        self.output: list[tuple[str, str]] = []
+        self.is_overrun = False
+        self._bytes_left = max_bytes
         self._worker = worker
-        self._received = bytearray()
 
     def __call__(self, stream: str, text: str) -> None:
-        if stream != "stdout" or self.is_over:
-            return
-        self._received += text.encode("utf-8", "replace")
-        if len(self._received) > self.max_bytes:
-            self.is_over = True
+        self.output.append((stream, text))
+        self._bytes_left -= len(text.encode("utf-8", "replace"))
+        if self._bytes_left < 0 and not self.is_overrun:
+            self.is_overrun = True
             if self._worker is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._worker, getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    @property
-    def text(self) -> str:
-        """The output, cut to the limit."""
-        return bytes(self._received[: self.max_bytes]).decode("utf-8", "ignore")
-
 
 class MontyTier:
-    """Workers that interpret code in Rust: no files, no network, no processes, nothing that was not listed."""
+    """Workers that interpret code in Rust: no files, no network, no processes, nothing that was not listed.
 
-    def __init__(self, limits: Limits, workers: int) -> None:
+    is_final: no other tier will settle what does not end ok, so memory and output must be told apart here.
+    """
+
+    def __init__(self, limits: Limits, workers: int, is_final: bool) -> None:
         self.limits = limits
+        self.is_final = is_final
         self.states = StateCache()
         self._pool = pydantic_monty.Monty(
             min_processes=1, max_processes=workers, request_timeout=limits.wall_s + 10.0
@@ -106,23 +109,33 @@ class MontyTier:
         A prefix that does not run again gives the one execution that ended it. `keeps_state` remembers the
         state after the last step. Raises WorkerLost when workers die on harmless code too.
         """
+        executions = self._run_retrying(prefix, steps, keeps_state)
+        if self.is_final and executions and executions[-1].outcome == "memory":
+            return self._run_retrying(prefix, steps, keeps_state, is_bounded=True)
+        return executions
+
+    def _run_retrying(
+        self, prefix: tuple[str, ...], steps: Sequence[str], keeps_state: bool, is_bounded: bool = False
+    ) -> list[Execution]:
         try:
-            return self._run_once(prefix, steps, keeps_state)
+            return self._run_once(prefix, steps, keeps_state, is_bounded)
         except pydantic_monty.MontyCrashedError:
             pass
         try:
-            return self._run_once(prefix, steps, keeps_state)
+            return self._run_once(prefix, steps, keeps_state, is_bounded)
         except pydantic_monty.MontyCrashedError as error:
             self._require_healthy(error)
         return [Execution("crash", "", describe_outcome("crash"), 0.0, "monty")]
 
     def _require_healthy(self, error: Exception) -> None:
         try:
-            self._run_once((), ["pass"], keeps_state=False)
+            self._run_once((), ["pass"], keeps_state=False, is_bounded=False)
         except pydantic_monty.MontyCrashedError:
             raise WorkerLost(f"monty workers die whatever they run: {error}") from error
 
-    def _run_once(self, prefix: tuple[str, ...], steps: Sequence[str], keeps_state: bool) -> list[Execution]:
+    def _run_once(
+        self, prefix: tuple[str, ...], steps: Sequence[str], keeps_state: bool, is_bounded: bool
+    ) -> list[Execution]:
         limits = pydantic_monty.ResourceLimits(
             max_feed_duration_secs=self.limits.wall_s, max_memory=self.limits.memory_bytes
         )
@@ -134,37 +147,44 @@ class MontyTier:
             if state is not None:
                 session.load_session(state)
             for step in prefix if state is None else ():
-                execution = self._feed(session, step)
+                execution = self._feed(session, step, is_bounded)
                 if execution.outcome != "ok":
                     return [execution]
             for step in steps:
-                results.append(self._feed(session, step))
+                results.append(self._feed(session, step, is_bounded))
                 if results[-1].outcome != "ok":
                     return results
             if keeps_state:
                 self.states.put((*prefix, *steps), session.dump())
         return results
 
-    def _feed(self, session: Any, code: str) -> Execution:
-        printed = _Printed(self.limits.max_output_bytes, session.worker_pid)
+    def _feed(self, session: Any, code: str, is_bounded: bool) -> Execution:
+        max_bytes = self.limits.max_output_bytes
+        printed: Any = (
+            _BoundedOutput(max_bytes, session.worker_pid)
+            if is_bounded
+            else pydantic_monty.CollectStreams(_COLLECTED_BYTES + 8 * max_bytes)
+        )
         outcome: Outcome = "ok"
         error: str | None = None
         began = perf_counter()
         try:
             session.feed_run(code, print_callback=printed)
         except pydantic_monty.MontyCrashedError as crash:
-            if not printed.is_over and not crash.timed_out:
+            if not crash.timed_out and not (is_bounded and printed.is_overrun):
                 raise
             outcome = "timeout"
         except pydantic_monty.MontyError as raised:
             exception = raised.exception()
             outcome, error = self._judge(exception, perf_counter() - began), describe_exception(exception)
-        if printed.is_over:
-            outcome = "output_limit"
         ms = 1000 * (perf_counter() - began)
-        if outcome != "error":
-            error = describe_outcome(outcome)
-        return Execution(outcome, printed.text, error, ms, "monty")
+        output = "".join(text for stream, text in printed.output if stream == "stdout")
+        encoded = output.encode("utf-8", "replace")
+        if len(encoded) > max_bytes:
+            outcome, output = "output_limit", encoded[:max_bytes].decode("utf-8", "ignore")
+        return Execution(
+            outcome, output, error if outcome == "error" else describe_outcome(outcome), ms, "monty"
+        )
 
     def _judge(self, exception: BaseException, seconds: float) -> Outcome:
         """Monty reports its limits as exceptions the code could raise as well; the clock tells them apart."""

@@ -131,8 +131,9 @@ class Sandbox:
         return [executions[-1] for executions in batch]
 
     def _open_monty(self) -> MontyTier:
-        patience_s = _MONTY_PATIENCE_S if "cpython" in self.tiers else self.limits.wall_s
-        return MontyTier(replace(self.limits, wall_s=min(patience_s, self.limits.wall_s)), self.workers)
+        is_final = "cpython" not in self.tiers
+        wall_s = self.limits.wall_s if is_final else min(_MONTY_PATIENCE_S, self.limits.wall_s)
+        return MontyTier(replace(self.limits, wall_s=wall_s), self.workers, is_final)
 
     def _run_batch(self, requests: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> list[list[Execution]]:
         with self._batch:

@@ -1,0 +1,122 @@
+"""Isolated code steps per second, end to end, beside a fresh `python -I` process per step, in one run.
+
+    python bench/sandbox.py [--rounds N] [--workers N] [--json OUT]
+
+Each round times the peer and then each way of using the sandbox, so that a busy machine slows both; the figures
+are medians over rounds. The peer runs with as many processes at once as the sandbox has workers, and does less:
+it has no limits and no confinement, only a namespace of its own. Every step of ours is checked for its output.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+
+from ponderosa.sandbox import Sandbox, Tier, tiers_available
+
+STEP = "# Tom has 4 more apples than Bo.\nbo = {number}\ntom = bo + 4\nprint(tom)"
+NUM_STEPS = {"monty": 2000, "cpython": 200}
+NUM_PEER_STEPS = 30
+STEPS_PER_SOLUTION = 5
+
+
+def measure_peer(workers: int) -> float:
+    """Steps per second of one `python -I` process per step."""
+
+    def run_step(number: int) -> None:
+        code = STEP.format(number=number)
+        done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{number + 4}\n"
+
+    with ThreadPoolExecutor(workers) as threads:
+        began = perf_counter()
+        list(threads.map(run_step, range(NUM_PEER_STEPS)))
+        return NUM_PEER_STEPS / (perf_counter() - began)
+
+
+def measure_fresh(sandbox: Sandbox, num_steps: int) -> float:
+    """Steps per second, each in a namespace of its own."""
+    solutions = [[STEP.format(number=number)] for number in range(num_steps)]
+    began = perf_counter()
+    results = sandbox.run_many(solutions)
+    seconds = perf_counter() - began
+    assert [steps[0].output for steps in results] == [f"{number + 4}\n" for number in range(num_steps)]
+    return num_steps / seconds
+
+
+def measure_solutions(sandbox: Sandbox, num_steps: int) -> float:
+    """Steps per second in solutions of several steps, each solution in a namespace of its own."""
+    solutions = [
+        [STEP.format(number=number)] * STEPS_PER_SOLUTION for number in range(num_steps // STEPS_PER_SOLUTION)
+    ]
+    began = perf_counter()
+    results = sandbox.run_many(solutions)
+    seconds = perf_counter() - began
+    assert all(len(steps) == STEPS_PER_SOLUTION for steps in results)
+    return num_steps / seconds
+
+
+def measure_search(sandbox: Sandbox, num_steps: int) -> float:
+    """Steps per second when each continues the state of a prefix that was run before, as search does."""
+    prefixes = [(STEP.format(number=number),) for number in range(num_steps // 4)]
+    sandbox.execute_many([((), prefix[0]) for prefix in prefixes])
+    requests = [(prefix, f"print(tom * {sibling})") for prefix in prefixes for sibling in range(4)]
+    began = perf_counter()
+    results = sandbox.execute_many(requests)
+    seconds = perf_counter() - began
+    assert all(result.outcome == "ok" for result in results)
+    return len(requests) / seconds
+
+
+MEASURES: dict[str, Callable[[Sandbox, int], float]] = {
+    "fresh step": measure_fresh,
+    f"{STEPS_PER_SOLUTION}-step solution": measure_solutions,
+    "step after a prefix": measure_search,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    options = parser.parse_args(arguments)
+    tiers: list[Tier] = [tier for tier, problem in tiers_available().items() if problem is None]
+    peers: list[float] = []
+    ours: dict[str, list[float]] = {f"{tier}, {name}": [] for tier in tiers for name in MEASURES}
+    sandboxes = {tier: Sandbox(tiers=(tier,), workers=options.workers) for tier in tiers}
+    for tier, sandbox in sandboxes.items():
+        measure_fresh(sandbox, NUM_STEPS[tier] // 10)  # start every worker
+    for _ in range(options.rounds):
+        peers.append(measure_peer(options.workers))
+        for tier, sandbox in sandboxes.items():
+            for name, measure in MEASURES.items():
+                ours[f"{tier}, {name}"].append(measure(sandbox, NUM_STEPS[tier]))
+    for sandbox in sandboxes.values():
+        sandbox.close()
+    print("name, ours (steps/s), peer: python -I per step (steps/s), ratio")
+    rows = []
+    for name, rates in ours.items():
+        ratio = statistics.median(rate / peer for rate, peer in zip(rates, peers, strict=True))
+        row = {
+            "name": name,
+            "ours": statistics.median(rates),
+            "peer": statistics.median(peers),
+            "ratio": ratio,
+        }
+        print(f"{name}, {row['ours']:.0f}, {row['peer']:.1f}, {ratio:.0f}x")
+        rows.append({"benchmark": "sandbox", "unit": "steps/s", "workers": options.workers, **row})
+    if options.json:
+        with options.json.open("a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
