@@ -68,14 +68,14 @@ def _rms_norm_forward(module: Any) -> Callable[[Tensor], Tensor]:
         dtype = (
             torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         )
-        return RmsNorm.apply(x, module.weight, module.variance_epsilon, dtype)  # type: ignore[no-any-return]
+        return RmsNorm.apply(x, module.weight, module.variance_epsilon, dtype)  # type: ignore[no-untyped-call, no-any-return]
 
     return forward
 
 
 def _gated_mlp_forward(module: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        return module.down_proj(GatedSilu.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-any-return]
+        return module.down_proj(GatedSilu.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-untyped-call, no-any-return]
 
     return forward
 
@@ -84,6 +84,7 @@ def _gated_mlp_forward(module: Any) -> Callable[[Tensor], Tensor]:
 def fused_layers(model: nn.Module) -> Iterator[None]:
     """Let the known norms and gated layers of a model run fused for the length of a block; others run as they are."""
     lent: list[Any] = []
+    module: Any
     for module in model.modules():
         name = type(module).__name__
         if name in RMS_NORM_CLASSES:

@@ -28,7 +28,7 @@ def compute_token_loss(
     c = `z_loss_weight` keeps logits from drifting. Where w is 0 the term is selected away rather than multiplied,
     so an infinite logit there cannot turn the sum or its gradient into NaN.
     """
-    return TokenLoss(*_TokenLoss.apply(logits_MV, targets_M, weights_M, z_loss_weight))
+    return TokenLoss(*_TokenLoss.apply(logits_MV, targets_M, weights_M, z_loss_weight))  # type: ignore[no-untyped-call]
 
 
 class _TokenLoss(torch.autograd.Function):
