@@ -1,14 +1,9 @@
-"""Result rows, paired comparisons and the committed evaluation, on attempts written by hand."""
-
-import itertools
+"""Result rows, paired comparisons and shown samples, on attempts written by hand."""
 
 import pytest
 
-from ponderosa.artifacts import Journal
 from ponderosa.errors import WorkError
-from ponderosa.evaluation.protocol import evaluate_model, parse_attempt
 from ponderosa.evaluation.samples import select_samples
-from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.summary import (
     GradedAttempt,
     RowContext,
@@ -21,7 +16,7 @@ from ponderosa.evaluation.summary import (
 )
 from ponderosa.identity import canonical_json
 from ponderosa.metrics import compute_mcnemar_p, compute_sign_flip_p, compute_wilson_interval
-from ponderosa.records import Attempt, Cost, Problem, Step, Verdict, to_record
+from ponderosa.records import Attempt, Cost, Problem, Step, Verdict
 
 SCHEMA_KEYS = {
     *(
@@ -216,63 +211,3 @@ def test_reasons_are_counted_most_frequent_first() -> None:
     counts = count_reasons(grade(problems, "rrr-w"))
     assert next(iter(counts.items())) == ("correct", 3)
     assert counts == {"correct": 3, "no_answer": 1, "wrong_answer": 1}
-
-
-class CountingSolver:
-    """Answers every problem rightly, `samples` times; remembers what it was asked; dies at one call if told."""
-
-    def __init__(self, samples: int = 1, dies_at: int | None = None) -> None:
-        self.samples, self.dies_at = samples, dies_at
-        self.asked: list[list[str]] = []
-        self.seeds: set[int] = set()
-
-    def __call__(self, problems, seed):
-        if len(self.asked) == self.dies_at:
-            raise KeyboardInterrupt
-        self.asked.append([problem.id for problem in problems])
-        self.seeds.add(seed)
-        return [
-            make_attempt(p, p.answer, sample)
-            for p, sample in itertools.product(problems, range(self.samples))
-        ]
-
-
-def run(path, suite, solver, *, seed=1, setting="sft greedy"):
-    with Journal(path) as journal:
-        return evaluate_model(suite, solver, judge, journal, seed=seed, setting=setting, unit_size=4)
-
-
-def test_a_killed_evaluation_continues_with_the_units_it_had_not_finished(tmp_path) -> None:
-    suite = Suite("toy", "report", tuple(make_problems(10)))
-    whole = run(tmp_path / "whole", suite, CountingSolver(samples=2))
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", suite, CountingSolver(samples=2, dies_at=2))
-    second = CountingSolver(samples=2)
-    assert run(tmp_path / "killed", suite, second) == whole
-    assert [len(asked) for asked in second.asked] == [2]
-    third = CountingSolver(samples=2)
-    assert run(tmp_path / "killed", suite, third) == whole
-    assert third.asked == []
-
-
-@pytest.mark.parametrize("change", [{"seed": 2}, {"setting": "sft sample"}])
-def test_attempts_of_another_seed_or_setting_are_not_reused(change, tmp_path) -> None:
-    suite = Suite("toy", "report", tuple(make_problems(4)))
-    run(tmp_path / "journal", suite, CountingSolver())
-    solver = CountingSolver()
-    run(tmp_path / "journal", suite, solver, **change)
-    assert len(solver.asked) == 1
-
-
-def test_reports_and_selections_never_share_sampling_seeds(tmp_path) -> None:
-    report, selection = CountingSolver(), CountingSolver()
-    problems = make_problems(4)
-    held_back = [Problem(p.question, p.answer, split="selection") for p in problems]
-    run(tmp_path / "a", Suite("toy", "report", tuple(problems)), report)
-    run(tmp_path / "b", Suite("toy", "selection", tuple(held_back)), selection)
-    assert report.seeds.isdisjoint(selection.seeds)
-
-
-def test_an_attempt_survives_the_journal_unchanged() -> None:
-    attempt = make_attempt(make_problems(1)[0], "half \ud83d", finish="length")
-    assert parse_attempt(to_record(attempt)) == attempt
