@@ -9,8 +9,14 @@ from ponderosa.report.charts import Point, Series, render_curve, render_whiskers
 from ponderosa.report.numbers import format_amount, format_duration, format_p, format_percent, format_points
 from ponderosa.report.run import load_run
 from ponderosa.report.table import list_joint_rows
-from ponderosa.report.terminal import escape_markup, escape_terminal, render_stage_table
-from synthetic_run import build_run
+from ponderosa.report.terminal import (
+    escape_markup,
+    escape_terminal,
+    render_rows,
+    render_run_table,
+    render_stage_table,
+)
+from synthetic_run import build_run, write_json
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,21 @@ def test_several_training_seeds_have_a_line_each_and_one_for_all(run) -> None:
         "sft, all seeds",
     ]
     assert [row["value"] for row in list_joint_rows(seeds + joint)] == [0.5] * len(sft)
+
+
+def test_an_evaluation_prints_every_slice_and_metric(run) -> None:
+    lines = render_rows([row for row in run.rows if row["stage"] == "sft"]).split("\n")
+    assert len(lines) == 2 + 5 + 3
+    assert lines[2].split() == ["all", "pass@1", "81.6%", "[79.3,", "83.7]", "1,200", "1"]
+    assert lines[7].split() == ["all", "mean_generated_tokens", "59.4", "[53.5,", "65.3]", "1,200", "1"]
+
+
+def test_a_run_folder_prints_the_metric_its_recipe_named(tmp_path) -> None:
+    folder = build_run(tmp_path)
+    found = load_run(folder)
+    assert render_run_table(folder) == render_stage_table(found.rows, found.tests)
+    write_json(folder / "recipe.json", {"headline": {"metric": "pass@8"}})
+    assert render_run_table(folder, layout="markdown") == "No pass@8 rows to show."
 
 
 def test_no_rows_give_a_sentence() -> None:
