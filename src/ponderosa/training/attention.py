@@ -120,7 +120,7 @@ def _attend_short(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, scale: float, 
     num_documents, num_heads, length, head_dim = q_BHTE.shape
     num_groups = k_BKTE.shape[1]
     mask_TT = torch.full((length, length), -torch.inf, dtype=q_BHTE.dtype).triu_(1)
-    output_GSE = CausalAttention.apply(  # type: ignore[no-untyped-call]
+    output_GSE: Tensor = CausalAttention.apply(  # type: ignore[no-untyped-call]
         q_BHTE.reshape(num_documents * num_groups, -1, head_dim),
         k_BKTE.reshape(-1, length, head_dim),
         v_BKTE.reshape(-1, length, head_dim),

@@ -7,6 +7,8 @@ whole or not at all.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging
 
 from ponderosa.artifacts import write_json
 from ponderosa.config import Config
@@ -132,7 +135,8 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    with _without_progress_bars():
+        model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / FORMAT_FILE, prompt_format.model_dump(mode="json"))
     shutil.rmtree(folder, ignore_errors=True)
@@ -147,14 +151,15 @@ def load_model(
     Raises DataError if the folder holds no model.
     """
     _require(folder, "config.json")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
+    with _without_progress_bars():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
     return model.to(device)
 
 
@@ -165,6 +170,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         folder, trust_remote_code=False, local_files_only=True
     )
     return tokenizer
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """transformers draws bars of its own, which would tear ours."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def _require(folder: Path, name: str) -> None:
