@@ -4,11 +4,13 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.report import write_report
+from ponderosa.report.terminal import render_run_table
 from synthetic_run import build_run
 
 HOSTILE = {
@@ -211,13 +213,45 @@ def test_an_unfinished_run_shows_the_rows_its_stages_have_and_says_so(tmp_path) 
     assert "stage sft is unfinished" in page.text
 
 
-def test_values_of_the_wrong_kind_are_shown_as_missing(tmp_path) -> None:
-    run = build_run(tmp_path)
-    summary = read_json(run / "summary.json")
-    for row in summary["rows"]:
-        row |= {"value": None, "low": "x", "high": [], "n": True, "seed": {}, "stage_s": float("1e400")}
-    (run / "summary.json").write_text(json.dumps(summary))
-    assert "—" in Page(write_report(run).read_text("utf-8")).text
+JUNK = (
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    float("inf"),
+    float("nan"),
+    10**400,
+    "",
+    "=",
+    "a=b",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {}},
+)
+
+
+@pytest.mark.parametrize("share", [0.003, 0.02, 0.1])
+def test_values_of_any_wrong_kind_anywhere_never_stop_the_report(share, tmp_path) -> None:
+    random = Random(1)
+    for round_number in range(4):
+        run = build_run(tmp_path / str(round_number))
+        for path in run.rglob("*.json"):
+            path.write_text(json.dumps(_replace_some(read_json(path), share, random)), "utf-8")
+        assert Page(write_report(run).read_text("utf-8")).open == []
+        render_run_table(run)
+
+
+def _replace_some(value, share: float, random: Random):
+    if random.random() < share:
+        return random.choice(JUNK)
+    if isinstance(value, dict):
+        return {key: _replace_some(item, share, random) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace_some(item, share, random) for item in value]
+    return value
 
 
 def test_several_samples_add_the_curves_over_k(tmp_path) -> None:

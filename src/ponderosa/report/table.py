@@ -79,19 +79,19 @@ def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], 
         and test.get("strategy", row.get("strategy")) == row.get("strategy")
         and test.get("slice") == ALL
         and test.get("metric") == metric
-        and test.get("b") in _names(row)
+        and str(test.get("b")) in _names(row)
     ]
     for previous in reversed(earlier):
         for test in candidates:
-            if test.get("a") in _names(previous):
+            if str(test.get("a")) in _names(previous):
                 return test
     return None
 
 
 def list_joint_rows(rows: Sequence[Record]) -> list[Record]:
     """The rows to draw: where a stage was trained from several seeds, those over all of them."""
-    joint = {(row.get("stage"), *_group(row)) for row in rows if row.get("seeds")}
-    return [row for row in rows if row.get("seeds") or (row.get("stage"), *_group(row)) not in joint]
+    joint = {(str(row.get("stage")), *_group(row)) for row in rows if row.get("seeds")}
+    return [row for row in rows if row.get("seeds") or (str(row.get("stage")), *_group(row)) not in joint]
 
 
 def _label(row: Record, members: Sequence[Record]) -> str:
