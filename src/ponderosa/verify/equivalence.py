@@ -102,6 +102,10 @@ def compare_forms(gold: Form, candidate: Form, *, in_any_order: bool = False) ->
         return compare_relations(gold, candidate, compare_forms)
     if isinstance(gold, Relation) or isinstance(candidate, Relation):
         return compare_as_sets(gold, candidate, compare_forms)
+    if isinstance(gold, Words) and isinstance(candidate, Words):
+        return _compare_words(gold.text, candidate.text)
+    if isinstance(gold, Words) or isinstance(candidate, Words):
+        return _compare_with_words(gold, candidate)
     if isinstance(gold, Union) or isinstance(candidate, Union):
         return match_in_any_order(interval_parts(gold), interval_parts(candidate), compare_forms)
     if isinstance(gold, Items) or isinstance(candidate, Items):
@@ -110,10 +114,6 @@ def compare_forms(gold: Form, candidate: Form, *, in_any_order: bool = False) ->
         return compare_matrices(gold, candidate, compare_forms)
     if isinstance(gold, Quantity) and isinstance(candidate, Quantity):
         return _compare_quantities(gold, candidate)
-    if isinstance(gold, Words) and isinstance(candidate, Words):
-        return _compare_words(gold.text, candidate.text)
-    if isinstance(gold, Words) or isinstance(candidate, Words):
-        return _compare_with_words(gold, candidate)
     return gold == candidate if type(gold) is type(candidate) else False
 
 

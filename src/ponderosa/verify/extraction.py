@@ -12,6 +12,7 @@ The first of these that is present decides (docs/grading.md):
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ponderosa.records import Step
 from ponderosa.verify.forms import Items, Words
@@ -20,6 +21,7 @@ from ponderosa.verify.reading import choice_letter, read_form
 
 _TAIL_CHARS = 20_000
 _BARE_CHARS = 200
+_LAST_BOXES = 100
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;.&]|\\q?quad|\\[()\[\],;! ])*(?:\\text\{)?\s*(?:and|or)?\s*\}?(?:[\s$,;&]|\\q?quad|\\[()\[\],;! ])*"
@@ -42,9 +44,11 @@ _CHOICE = re.compile(r"\(?\b([A-J])\b\)?(?=[\s.,:;)]|$)")
 _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\(([^\n]+?)\\\)|(?<![\\\d])\$([^$\n]+?)(?<!\\)\$(?!\d)", re.DOTALL
 )
+_PARTS = re.compile(r"\s+(?:half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|hundredth)s?)\b")
+_BROKEN_GROUP = re.compile(r"\{([^{}\n]*)\n([^{}\n]*)\}")
 _BROKEN_INLINE = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)")
 _NUMBER = re.compile(
-    r"(?<![\w.^])(?<!\d[,.])-?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d+|\d+)(?:\.\d+)?(?:\s*/\s*\d+| \d+/\d+)?"
+    r"(?<![\w.^])(?<!\d[,.])(?<![A-Za-z]\()-?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d+|\d+)(?:\.\d+)?(?:\s*/\s*\d+| \d+/\d+)?"
     r"(?:\s?(?:%|percent|pct)|[eE][+-]?\d+)?|(?<![\w.])-?\.\d+"
 )
 _DENIED = re.compile(
@@ -54,7 +58,7 @@ _DENIED = re.compile(
 
 def extract_answer(text: str) -> str | None:
     """The final answer of a solution, or of a text that is nothing but an answer; None if there is none."""
-    text = text.rpartition("</think>")[2].strip()
+    text = _BROKEN_GROUP.sub(r"{\1 \2}", text.rpartition("</think>")[2]).strip()
     if tagged := _TAGGED.findall(text):
         text = tagged[-1].strip()
     if boxes := list(_BOX.finditer(text)):
@@ -100,35 +104,51 @@ def answer_from_attempt(text: str, steps: Sequence[Step]) -> str | None:
 
 def _last_box(text: str) -> str | None:
     """The content of the last closed box; boxes with nothing but punctuation between them are one list."""
-    boxes = []
-    for match in _BOX.finditer(text):
-        end = _closing_brace(text, match.end()) if match[0].endswith("{") else None
-        if match[0].endswith("{"):
-            if end is not None and text[match.end() : end].strip():
-                boxes.append((match.start(), end + 1, text[match.end() : end].strip()))
-        else:
-            word = re.match(r"[^\s$.,;}]+", text[match.end() :])
-            if word:
-                boxes.append((match.start(), match.end() + word.end(), word[0]))
-    boxes = [box for i, box in enumerate(boxes) if not (i and box[0] < boxes[i - 1][1])]
+    boxes = _closed_boxes(text)
     if not boxes:
         return None
-    parts = [boxes[-1][2]]
+    parts = [boxes[-1].content]
     for earlier, later in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
-        if not _BETWEEN_BOXES.fullmatch(text[earlier[1] : later[0]]) or "\n\n" in text[earlier[1] : later[0]]:
+        between = text[earlier.end : later.start]
+        if "\n\n" in between or not _BETWEEN_BOXES.fullmatch(between):
             break
-        parts.insert(0, earlier[2])
+        parts.insert(0, earlier.content)
     return " and ".join(parts) if len(set(parts)) > 1 else parts[0]
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    depth, position = 1, start
-    for match in re.compile(r"\\[{}\\]|[{}]").finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        position = match.start()
-        if depth == 0:
-            return position
-    return None
+class _Box(NamedTuple):
+    start: int
+    end: int
+    content: str
+
+
+def _closed_boxes(text: str) -> list[_Box]:
+    """The outermost of the last boxes that are closed and not empty."""
+    closing = _closing_braces(text)
+    boxes: list[_Box] = []
+    for match in list(_BOX.finditer(text))[-_LAST_BOXES:]:
+        start, inner = match.start(), match.end()
+        if match[0].endswith("{"):
+            end = closing.get(inner - 1, inner)
+            content, end = text[inner:end].strip(), end + 1
+        else:
+            word = re.match(r"[^\s$.,;}]+", text[inner : inner + _BARE_CHARS])
+            content, end = (word[0], inner + word.end()) if word else ("", inner)
+        if content and not (boxes and start < boxes[-1].end):
+            boxes.append(_Box(start, end, content))
+    return boxes
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each opening brace is closed; escaped braces are text. One pass, so that no text takes long."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"\\[{}\\]|[{}]", text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
 
 
 def _after_phrase(text: str) -> str | None:
@@ -211,8 +231,8 @@ def _last_stated(text: str) -> str | None:
     formulas = [(match.start(), match.end(), _content(match)) for match in _FORMULA.finditer(text)]
     numbers = [(match.start(), match.end(), match[0].strip()) for match in _NUMBER.finditer(text)]
     outside = [n for n in numbers if not any(f[0] <= n[0] and n[1] <= f[1] for f in formulas)]
-    for start, _, stated in sorted([*formulas, *outside], reverse=True):
-        if not _DENIED.search(text[:start][-40:]):
+    for start, end, stated in sorted([*formulas, *outside], reverse=True):
+        if not _DENIED.search(text[:start][-40:]) and not _PARTS.match(text, end):
             return stated
     choices = _CHOICE.findall(text)
     return choices[-1] if choices else None

@@ -6,6 +6,7 @@
 answers. Equality is counted only when some layer proved it; a pair no layer could settle is `undecided`, not equal.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -20,6 +21,9 @@ from ponderosa.verify.workers import Reply, WorkerPool
 
 VERSION = "1"
 ANSWER_VERIFIER = f"answer@{VERSION}"
+_SYMBOLIC_CHARS = 1_000
+_MISREAD = re.compile(r"\d\s*\}?\s*_|\\[lcv]?dots|\\p?mod")
+"""What math-verify takes for equal when it is not: numerals in different bases, and texts with parts left out."""
 
 _REASONS: dict[Reply, Reason] = {
     "equal": "correct", "different": "wrong_answer", "unread": "unparsable", "undecided": "undecided",
@@ -48,8 +52,11 @@ def _grade_cheaply(
     equal = compare_answers(reference, answer, in_any_order=in_any_order)
     if equal is not None:
         return verdict("correct" if equal else "wrong_answer"), None
-    unread = is_unread(read_form(reference)) or is_unread(read_form(answer))
-    return verdict("undecided"), (reference, answer) if unread else None
+    if not (is_unread(read_form(reference)) or is_unread(read_form(answer))):
+        return verdict("undecided"), None
+    if len(reference) + len(answer) > _SYMBOLIC_CHARS or _MISREAD.search(reference + answer):
+        return verdict("unparsable"), None
+    return verdict("undecided"), (reference, answer)
 
 
 class Grader:

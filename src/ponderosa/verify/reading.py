@@ -32,7 +32,10 @@ _MIXED = re.compile(
     r"(?<![\d.^_/])(\d+) (\d+)\s*/\s*(\d+)(?!\d)|(?<![\d.^_])(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{(\d+)\}"
 )
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
-_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\s*(?:\{\s*([0-9]{1,2}|⟦[a-z]+⟧)\s*\}|([0-9]{1,2})|\s*⟦([a-z]+)⟧)")
+_BASED = re.compile(
+    r"(-?)\s*\(?\s*⟦?([0-9A-Z.]*[0-9][0-9A-Z.]*)⟧?\s*\)?\s*_\s*"
+    r"(?:\{\s*([0-9]{1,2}|⟦[a-z]+⟧|[a-z]{3,})\s*\}|([0-9]{1,2})|\s*⟦([a-z]+)⟧)"
+)
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*⟦?\s*([ap])?\.?\s*(m)?\.?\s*⟧?", re.IGNORECASE)
 _MATRIX = re.compile(
     r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
@@ -74,7 +77,8 @@ def _read_special(text: str, depth: int) -> Form | None:
     if match := _CLOCK.fullmatch(text):
         return _read_clock(match)
     if match := _BASED.fullmatch(text):
-        return Based(match[1].upper().lstrip("0"), (match[2] or match[3] or match[4]).strip("⟦⟧"))
+        base = next(group for group in match.groups()[2:] if group).strip("⟦⟧")
+        return Based(match[1] + (match[2].upper().lstrip("0") or "0"), base)
     if (match := _MATRIX.fullmatch(_without_brackets(text))) and r"\begin" not in match[2]:
         lines = re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", match[2].replace(r"\hline", ""))
         rows = [row for row in lines if row.strip()]
@@ -165,7 +169,9 @@ def _read_relation(text: str, depth: int) -> Form | None:
         "approx" in signs
     ):  # The exact value stands before the sign; only a bare name may be approximated alone.
         cut = signs.index("approx")
-        if cut or not _is_name(sides[0]):
+        if not cut and not sides[0].strip():
+            sides, signs = sides[1:], signs[1:]
+        elif cut or not _is_name(sides[0]):
             sides, signs = sides[: cut + 1], signs[:cut]
         else:
             signs = ["=" if sign == "approx" else sign for sign in signs]

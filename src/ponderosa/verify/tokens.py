@@ -37,6 +37,11 @@ _ALIASES = {
 }
 
 
+_WORDS = frozenset(
+    "no on yes odd not of is it if all any one two six ten red day may sun mon tue wed thu fri".split()
+)
+
+
 def tokenize(text: str) -> list[str]:
     tokens: list[str] = []
     position, text = 0, text.rstrip()
@@ -63,6 +68,6 @@ def _split_word(word: str) -> list[str]:
             return [*head, name, *tail]
     if word.isupper() and len(word) <= 4:
         return [word]
-    if len(word) <= 3:
+    if len(word) <= 3 and word.lower() not in _WORDS:
         return list(word)
     raise NotMath(f"{word!r} is a word")

@@ -1,0 +1,68 @@
+"""Finding the answer in a solution."""
+
+import time
+
+import pytest
+
+from ponderosa.records import Step
+from ponderosa.verify import answer_from_attempt, extract_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{\frac{1}{\sqrt{2}}}.", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed{1} and later, after more work, \boxed{2}", "2"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed 7", "7"),
+        ("She has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7", "7"),
+        ("Working...\nA: 26", "26"),
+        ("The answer is $\\frac{1}{2}$. I hope it is correct.", r"$\frac{1}{2}$"),
+        ("**Final Answer:** 12", "12"),
+        ("3\n4\n5", "5"),
+        ("She pays 3 dollars for each of 4 eggs, which makes 12 dollars.", "12"),
+        ("So I choose (B) in the end", "B"),
+    ],
+)
+def test_the_marked_answer_is_found(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", r"so \boxed{12", r"\boxed{}", "<think>it is 12</think>", "The answer is not 12."]
+)
+def test_a_text_without_an_answer_has_none(text):
+    assert extract_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{" * 100_000, r"\boxed{" * 20_000, "$" * 50_000, "1 " * 200_000, "answer is " * 20_000]
+)
+def test_hostile_text_is_searched_in_no_time(text):
+    start = time.process_time()
+    extract_answer(text)
+    assert time.process_time() - start < 2.0
+
+
+def test_the_answer_of_code_is_the_last_line_its_last_printing_step_printed():
+    steps = (
+        Step("", "a = 3\nprint(a)", "3\n", "ok"),
+        Step("", "print('so')\nprint(a + 4)", "so\n7\n", "ok"),
+        Step("", "b = 1", None, "ok"),
+    )
+    assert answer_from_attempt("the code says it all", steps) == "7"
+
+
+def test_a_box_in_the_text_stands_above_what_the_code_printed():
+    steps = (Step("", "print(7)", "7\n", "ok"),)
+    assert answer_from_attempt(r"rounding up gives \boxed{8}", steps) == "8"
+
+
+def test_code_that_failed_to_print_gives_no_answer():
+    assert (
+        answer_from_attempt("# the answer is 7", (Step("", "7 / 0", "ZeroDivisionError", "error"),)) is None
+    )
+
+
+def test_prose_steps_are_read_as_text():
+    assert answer_from_attempt("3 and 4 make 7.", (Step("3 and 4 make 7."),)) == "7"
