@@ -81,6 +81,7 @@ class NativeEngine:
         self._model = model if dtype in (None, model.dtype) else copy.deepcopy(model).to(dtype)
         profile = profile_model(self._model, max_context)
         self.flops_per_token = profile.flops_per_token
+        self._vocab_size = int(model.config.get_text_config().vocab_size)
         self._long_rope_after = profile.long_rope_after
         self._linears = find_linears(self._model)
         self._pieces = PieceTable(codec)
@@ -138,7 +139,7 @@ class NativeEngine:
         placements: list[Placement] = []
         while self._waiting and len(self._jobs) < self.num_slots:
             ticket, request = self._waiting.popleft()
-            fault = find_fault(request, max_context=self.max_context, vocab_size=self._model.vocab_size)
+            fault = find_fault(request, max_context=self.max_context, vocab_size=self._vocab_size)
             if fault is not None:
                 refused.append((ticket, Generation((), (), (), "error", error=fault)))
                 continue

@@ -49,7 +49,7 @@ class SearchContext:
 
 @dataclass(slots=True)
 class _Draft:
-    """A solution being written: its tokens, and its text since the last closed step."""
+    """A solution being written: its tokens, and its text up to the last closed step and since."""
 
     prompt_ids: tuple[int, ...]
     token_ids: list[int] = field(default_factory=list)
@@ -57,6 +57,7 @@ class _Draft:
     model_logprobs: list[float] = field(default_factory=list)
     sampling_logprobs: list[float] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    closed_text: str = ""
     open_text: str = ""
     cost: Cost = field(default_factory=Cost)
     num_generations: int = 0
@@ -126,19 +127,24 @@ def build_request(
 def find_stops(context: SearchContext) -> tuple[frozenset[int], tuple[str, ...]]:
     """What ends a generation: end of text, end of step, and in a plain layout the beginning of a next example."""
     prompt_format = context.prompt_format
-    stop_ids, stop_strings = context.codec.eos_ids, []
-    if prompt_format.layout == "plain":
-        stop_strings.append(_next_example(prompt_format))
-    if prompt_format.solution == "code":
-        end_of_step = prompt_format.delimiters.spell(prompt_format.delimiters.end_of_step)
-        if prompt_format.delimiters.are_special:
-            stop_ids = stop_ids | frozenset(context.codec.encode(end_of_step))
-        else:
-            stop_strings.append(end_of_step)
-    return stop_ids, tuple(stop_strings)
+    stop_strings = [find_next_example(prompt_format)] if prompt_format.layout == "plain" else []
+    if prompt_format.solution == "code" and not prompt_format.delimiters.are_special:
+        stop_strings.append(prompt_format.delimiters.end_of_step)
+    return context.codec.eos_ids | find_step_ends(context), tuple(stop_strings)
 
 
-def _next_example(prompt_format: PromptFormat) -> str:
+def find_step_ends(context: SearchContext) -> frozenset[int]:
+    """The special token that closes a step, where the format has one."""
+    prompt_format = context.prompt_format
+    if prompt_format.solution == "prose" or not prompt_format.delimiters.are_special:
+        return frozenset()
+    return frozenset(
+        context.codec.encode(prompt_format.delimiters.spell(prompt_format.delimiters.end_of_step))
+    )
+
+
+def find_next_example(prompt_format: PromptFormat) -> str:
+    """How a plain-layout prompt goes on to another question."""
     return f"{prompt_format.example_separator}{prompt_format.question_prefix}".rstrip(" ")
 
 
@@ -146,18 +152,24 @@ def _close_step(
     context: SearchContext, draft: _Draft, generation: Generation
 ) -> Generator[list[Request], list[Reply], Finish | None]:
     """Take up what was generated; run the step it closed, if it did. How the solution ends, None to go on."""
-    delimiters = context.prompt_format.delimiters
-    is_over = generation.finish == "stop" and generation.token_ids[-1] in context.codec.eos_ids
-    written = generation.token_ids[:-1] if is_over else generation.token_ids
+    last = generation.token_ids[-1]
+    is_over = last in context.codec.eos_ids
+    end_ids = find_step_ends(context)
+    written = generation.token_ids[:-1] if is_over or last in end_ids else generation.token_ids
     draft.open_text += context.codec.decode(written)
-    if generation.finish == "length" or is_over:
-        return "length" if generation.finish == "length" else "stop"
-    text, closed, rest = draft.open_text.partition(delimiters.end_of_step)
-    if context.prompt_format.solution == "prose" or not closed:
-        draft.open_text = draft.open_text.partition(_next_example(context.prompt_format))[0]
+    if generation.finish == "length":
+        return "length"
+    end_of_step = context.prompt_format.delimiters.end_of_step
+    if last in end_ids:
+        text, rest = draft.open_text, ""
+    elif not is_over and end_of_step in find_stops(context)[1] and end_of_step in draft.open_text:
+        text, _, rest = draft.open_text.partition(end_of_step)
+    else:
+        draft.open_text = draft.open_text if is_over else _cut_next_example(context, draft.open_text)
         return "stop"
+    draft.closed_text += text + end_of_step
     draft.open_text = rest
-    code = parse_code(text, delimiters)
+    code = parse_code(text, context.prompt_format.delimiters)
     if code is None:
         draft.steps.append(Step(text))
     else:
@@ -165,6 +177,11 @@ def _close_step(
     if draft.num_errors > context.limits.max_errors:
         return "stop"
     return "length" if len(draft.steps) >= context.limits.max_steps else None
+
+
+def _cut_next_example(context: SearchContext, text: str) -> str:
+    """A base model goes on with a question of its own; that is not part of the solution."""
+    return text.partition(find_next_example(context.prompt_format))[0]
 
 
 def _run_step(
@@ -178,6 +195,7 @@ def _run_step(
     draft.num_errors = 0 if execution.outcome == "ok" else draft.num_errors + 1
     draft.cost += Cost(executions=1)
     for segment in render_observation(observation, context.prompt_format.delimiters):
+        draft.closed_text += segment
         draft.add_observation(context.codec.encode(segment))
 
 
@@ -212,7 +230,7 @@ def _build_attempt(
     """The finished record; the text leaves out a final end-of-text token and whatever follows the solution."""
     if draft.open_text:
         draft.steps.append(Step(draft.open_text))
-    text = _render_text(context, draft)
+    text = draft.closed_text + draft.open_text
     answer, answer_key = context.read_answer(text, draft.steps)
     return Attempt(
         problem_id=problem.id,
@@ -233,13 +251,3 @@ def _build_attempt(
         seed=seed,
         error=error,
     )
-
-
-def _render_text(context: SearchContext, draft: _Draft) -> str:
-    token_ids = draft.token_ids
-    if token_ids and token_ids[-1] in context.codec.eos_ids:
-        token_ids = token_ids[:-1]
-    text = context.codec.decode(token_ids)
-    if context.prompt_format.layout == "plain":
-        text = text.partition(_next_example(context.prompt_format))[0]
-    return text

@@ -1,0 +1,56 @@
+"""A sandbox that understands `print(number)`, `print(x)` and `fail()`, and a way to solve one problem."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ponderosa.engines.scripted import ScriptedEngine
+from ponderosa.formats import PLAIN_CODE, PromptFormat
+from ponderosa.records import Attempt, Outcome, Problem
+from ponderosa.search.driver import build_context, run_searches
+from ponderosa.search.solution import Limits
+from ponderosa.search.strategies import Greedy
+
+PROBLEM = Problem("What is 2 + 3?", "5")
+
+
+@dataclass(frozen=True)
+class FakeExecution:
+    outcome: Outcome
+    output: str
+    error: str | None
+
+
+class FakeSandbox:
+    """Notes every request in the order it came."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[tuple[str, ...], str]] = []
+        self.batch_sizes: list[int] = []
+
+    def execute_many(self, requests: Sequence[tuple[Sequence[str], str]]) -> list[FakeExecution]:
+        self.batch_sizes.append(len(requests))
+        self.requests += [(tuple(prefix), code) for prefix, code in requests]
+        return [self._execute(prefix, code) for prefix, code in requests]
+
+    def _execute(self, prefix: Sequence[str], code: str) -> FakeExecution:
+        if "fail()" in code:
+            return FakeExecution("error", "", "ValueError: failed")
+        printed = re.search(r"print\((\w+)\)", code)
+        if printed is None:
+            return FakeExecution("ok", "", None)
+        values = dict(step.split(" = ") for step in prefix if " = " in step)
+        return FakeExecution("ok", values.get(printed[1], printed[1]) + "\n", None)
+
+
+def solve(
+    script: Sequence[str] | ScriptedEngine,
+    prompt_format: PromptFormat = PLAIN_CODE,
+    limits: Limits | None = None,
+) -> tuple[Attempt, ScriptedEngine, FakeSandbox]:
+    """One greedy attempt at one problem."""
+    engine = script if isinstance(script, ScriptedEngine) else ScriptedEngine(script)
+    sandbox = FakeSandbox()
+    context = build_context(engine, prompt_format, limits=limits)
+    (result,) = run_searches(engine, sandbox, [PROBLEM], Greedy(), context)
+    return result.attempts[0], engine, sandbox

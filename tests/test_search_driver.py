@@ -1,0 +1,146 @@
+"""The driver and the strategies: many searches over one engine, whatever the timing."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_models import build_engine, build_tiny_model
+from ponderosa.engines.protocol import Sampling
+from ponderosa.engines.scripted import ScriptedEngine
+from ponderosa.errors import ConfigError
+from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE
+from ponderosa.records import Attempt, Cost, Problem
+from ponderosa.search import STRATEGIES, get_strategy
+from ponderosa.search.driver import build_context, run_searches, run_unit
+from ponderosa.search.requests import ProblemView, SearchResult, view_problem
+from ponderosa.search.solution import Limits
+from ponderosa.search.strategies import Strategy, select_majority
+from search_fakes import FakeSandbox
+
+PROBLEMS = [Problem(f"q{i}", str(i)) for i in range(6)]
+SCRIPT = {
+    f"q{i}\nSolution:": [f"x = {i}<|end_of_step|>", f"The answer is {i}.<|endoftext|>"] for i in range(6)
+} | {"<|end_of_step|>": ["print(x)<|end_of_step|>"], "<|end_of_output|>": ["done<|endoftext|>"]}
+
+
+def run(strategy: Strategy, delays: Mapping[int, int] | None = None, **options: Any) -> list[SearchResult]:
+    engine = ScriptedEngine(SCRIPT, delays=delays, **options)
+    return run_searches(engine, FakeSandbox(), PROBLEMS, strategy, build_context(engine, PLAIN_CODE, seed=1))
+
+
+def build_attempt(sample: int, answer_key: str | None) -> Attempt:
+    return Attempt(
+        "p", sample, (), (), (), (), (), "stop", "", (), answer_key, answer_key, Cost(), "sample", "m", 0
+    )
+
+
+def test_results_come_in_problem_order_with_every_answer() -> None:
+    results = run(get_strategy("greedy"))
+    assert [result.problem_id for result in results] == [problem.id for problem in PROBLEMS]
+    assert [result.answer for result in results] == [str(i) for i in range(6)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(delays=st.dictionaries(st.integers(0, 20), st.integers(1, 9)), num_slots=st.integers(1, 8))
+def test_results_do_not_depend_on_when_replies_come(delays: dict[int, int], num_slots: int) -> None:
+    """Each prompt has one reply here, so that only the timing differs."""
+    script = {key: replies[:1] for key, replies in SCRIPT.items()}
+
+    def search(timing: Mapping[int, int], slots: int) -> list[SearchResult]:
+        engine = ScriptedEngine(script, delays=timing, num_slots=slots)
+        context = build_context(engine, PLAIN_CODE)
+        return run_searches(engine, FakeSandbox(), PROBLEMS, get_strategy("sample", 2), context)
+
+    assert search(delays, num_slots) == search({}, 64)
+
+
+def test_no_search_waits_for_another() -> None:
+    engine = ScriptedEngine({key: replies[:1] for key, replies in SCRIPT.items()}, delays={0: 50})
+    sandbox = FakeSandbox()
+    run_searches(engine, sandbox, PROBLEMS, get_strategy("greedy"), build_context(engine, PLAIN_CODE))
+    assert sandbox.requests[-1] == (("x = 0",), "print(x)")
+    assert sandbox.batch_sizes == [5, 5, 1, 1]
+
+
+def test_no_more_requests_are_pending_than_the_engine_has_slots() -> None:
+    class Watched(ScriptedEngine):
+        most = 0
+
+        def tick(self) -> Any:
+            self.most = max(self.most, self.num_pending)
+            return super().tick()
+
+    engine = Watched({key: replies[:1] for key, replies in SCRIPT.items()}, num_slots=2)
+    run_searches(engine, FakeSandbox(), PROBLEMS, get_strategy("greedy"), build_context(engine, PLAIN_CODE))
+    assert engine.most == 2
+
+
+def test_a_strategy_never_sees_answer_or_solution() -> None:
+    assert {field.name for field in fields(ProblemView)} == {"id", "question"}
+    view = view_problem(Problem("q", "5", solution="2 + 3", meta={"gold": 5}))
+    assert view == ProblemView(Problem("q", "5").id, "q")
+
+
+def test_samples_have_their_own_seeds_and_numbers() -> None:
+    attempts = run(get_strategy("sample", 3))[0].attempts
+    assert [attempt.sample for attempt in attempts] == [0, 1, 2]
+    assert len({attempt.seed for attempt in attempts}) == 3
+    assert {attempt.strategy for attempt in attempts} == {"sample"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["4", "5", "5"], "5"),
+        (["4", "5"], "4"),
+        ([None, None, "7"], "7"),
+        (["1", "2", "2", "1"], "1"),
+        ([None, None], None),
+    ],
+)
+def test_majority_counts_answers_and_breaks_ties_by_the_first_reached(
+    keys: list[str | None], expected: str | None
+) -> None:
+    chosen = select_majority([build_attempt(sample, key) for sample, key in enumerate(keys)])
+    assert (chosen.answer_key if chosen else None) == expected
+
+
+def test_majority_settles_on_the_most_frequent_answer() -> None:
+    script = {"q0\nSolution:": [f"The answer is {answer}.<|endoftext|>" for answer in (3, 8, 8, 2, 8)]}
+    engine = ScriptedEngine(script)
+    context = build_context(engine, PLAIN_PROSE, sampling=Sampling())
+    (result,) = run_searches(engine, FakeSandbox(), PROBLEMS[:1], get_strategy("majority", 5), context)
+    assert (result.answer, len(result.attempts)) == ("8", 5)
+
+
+def test_every_listed_strategy_runs_and_an_unknown_one_names_the_nearest() -> None:
+    for name in STRATEGIES:
+        assert run(get_strategy(name, 2))[0].attempts
+    with pytest.raises(ConfigError, match="did you mean 'majority'"):
+        get_strategy("majorty")
+
+
+def test_greedy_attempts_ignore_the_sampling_of_the_context() -> None:
+    engine = ScriptedEngine(SCRIPT)
+    context = build_context(engine, PLAIN_CODE, sampling=Sampling(1.0))
+    run_searches(engine, FakeSandbox(), PROBLEMS[:1], get_strategy("greedy"), context)
+    assert {request.sampling.temperature for request in engine.requests} == {0.0}
+
+
+def test_a_unit_depends_on_itself_alone() -> None:
+    """On a real model: the same unit alone, again, and after other work."""
+    engine = build_engine(build_tiny_model("qwen3"), num_slots=4)
+    prompt_format = PLAIN_PROSE.model_copy(update={"question_prefix": "", "solution_prefix": "abcd"})
+    problems = [Problem(text) for text in ("hello", "thisisaquestion", "andanother", "andone", "thelast")]
+    context = build_context(
+        engine, prompt_format, seed=3, sampling=Sampling(1.0, top_p=0.9), limits=Limits(max_tokens=12)
+    )
+    context = replace(context, read_answer=lambda text, steps: (text[:1], text[:1]))
+    strategy = get_strategy("majority", 3)
+    first = run_unit(engine, FakeSandbox(), problems, strategy, context)
+    run_unit(engine, FakeSandbox(), problems[2:], strategy, context)
+    assert run_unit(engine, FakeSandbox(), problems, strategy, context) == first
