@@ -8,7 +8,6 @@ pickles. It exits when its owner does: the reader sees the pipe close even while
 import json
 import os
 import queue
-import resource
 import struct
 import sys
 import threading
@@ -43,8 +42,7 @@ def main(memory_bytes: int) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print must not look like a reply
     compare = _load_comparer()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    _limit_memory(memory_bytes)
     threading.Thread(target=_receive, args=(questions,), daemon=True).start()
     write_message(replies, "ready")
     while True:
@@ -54,6 +52,15 @@ def main(memory_bytes: int) -> None:
         except MemoryError:
             reply = "undecided"
         write_message(replies, reply)
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    """Limit the address space, where the system can."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 
 def _receive(questions: "queue.Queue[list[str]]") -> None:
