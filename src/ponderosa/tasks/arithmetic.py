@@ -11,6 +11,7 @@ from fractions import Fraction
 NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 
 SPELLINGS = str.maketrans({"×": "*", "·": "*", "÷": "/", "–": "-", "−": "-", "—": "-", "[": "(", "]": ")"})
+MAX_LITERAL = 1e15
 CURRENCY = re.compile(r"[$£€¢]")
 
 UNITS = (
@@ -68,7 +69,11 @@ def parse_expression(text: str) -> ast.expr | None:
 
 def _is_arithmetic(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
-        return type(node.value) in (int, float)
+        return (
+            isinstance(node.value, int | float)
+            and not isinstance(node.value, bool)
+            and node.value < MAX_LITERAL
+        )
     return isinstance(
         node, ast.BinOp | ast.UnaryOp | ast.Add | ast.Sub | ast.Mult | ast.Div | ast.USub | ast.UAdd
     )

@@ -15,7 +15,7 @@ choices, made for models of a few million parameters:
   rationale says a result, the comment says its name; numbers given in the question stay.
 - A literal is replaced by a name when it is traced to an earlier result; the program then is the reasoning.
 
-Nothing is executed here; a stage runs every solution and keeps those that print the gold answer.
+Nothing is executed here: a stage runs every solution and keeps those that print the gold answer.
 """
 
 import ast
@@ -29,7 +29,8 @@ from ponderosa.identity import content_hash
 from ponderosa.records import Problem, Step
 from ponderosa.tasks.arithmetic import NUMBER, get_literals, get_value, parse_number, read_quantities
 from ponderosa.tasks.equations import MARK, Line, UnreadableMark, read_line
-from ponderosa.tasks.jsonl import GSM8K, QuarantinedRow
+from ponderosa.tasks.jsonl import GSM8K_FILES, GSM8K_HUB, JsonlTask, Loaded, QuarantinedRow
+from ponderosa.tasks.worked import Unsolved, WorkedSolution
 
 NAMES = "bcdefghjklmnopqrstuvwxyz"
 FINAL = re.compile(r"\n?####\s*(\S+)\s*$")
@@ -260,8 +261,36 @@ def render_prose(problem: Problem) -> str:
     return MARK.sub("", problem.solution or "").strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Gsm8kTask(JsonlTask):
+    """GSM8K with its training file parted: `selection` is for choosing between models, never for reporting."""
+
+    def load(self, split: str) -> Loaded:
+        """Every problem of a split in file order: 6,973 train, 500 selection, 1,319 test."""
+        if split not in ("train", "selection"):
+            return JsonlTask.load(self, split)
+        problems, quarantined = JsonlTask.load(self, "train")
+        held = find_selection(problems)
+        if split == "train":
+            return Loaded([problem for problem in problems if problem.id not in held], quarantined)
+        return Loaded([replace(p, split="selection") for p in problems if p.id in held], quarantined)
+
+    def work_out(self, problem: Problem) -> WorkedSolution | Unsolved:
+        """The rationale in code steps, not yet executed, and in prose."""
+        steps = convert_rationale(problem)
+        if isinstance(steps, Rejected):
+            return Unsolved(steps.reason)
+        return WorkedSolution(tuple(steps), render_prose(problem))
+
+
+def find_selection(problems: Sequence[Problem]) -> frozenset[str]:
+    """Ids of the 500 problems with the smallest content hash: the same ones whatever order the file is in."""
+    ranked = sorted(problems, key=lambda problem: (content_hash(problem.question), problem.id))
+    return frozenset(problem.id for problem in ranked[:NUM_SELECTION])
+
+
 class Gsm8kSplits(NamedTuple):
-    """GSM8K's training file, parted: `selection` is for choosing between models, never for reporting."""
+    """GSM8K's training file, parted."""
 
     train: list[Problem]
     selection: list[Problem]
@@ -269,14 +298,9 @@ class Gsm8kSplits(NamedTuple):
 
 
 def load_gsm8k_splits() -> Gsm8kSplits:
-    """The 7,473 training problems with the 500 of smallest content hash held back, both in file order."""
-    problems, quarantined = GSM8K.load("train")
-    held = set(sorted((content_hash(problem.question), problem.id) for problem in problems)[:NUM_SELECTION])
-    train: list[Problem] = []
-    selection: list[Problem] = []
-    for problem in problems:
-        if (content_hash(problem.question), problem.id) in held:
-            selection.append(replace(problem, split="selection"))
-        else:
-            train.append(problem)
-    return Gsm8kSplits(train, selection, quarantined)
+    """Training problems to learn from, those held back for selection, and the file's refused rows."""
+    train, quarantined = GSM8K.load("train")
+    return Gsm8kSplits(train, GSM8K.load("selection").problems, quarantined)
+
+
+GSM8K = Gsm8kTask("gsm8k", files=GSM8K_FILES, hub=GSM8K_HUB)

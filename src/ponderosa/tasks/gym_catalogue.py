@@ -39,7 +39,9 @@ VERIFY_ONLY = frozenset({"boxnet", "graph_color", "propositional_logic", "rubiks
 SEEDED_BY_DATASET = frozenset({"acre", "gsm_symbolic", "list_functions", "word_ladder"})
 """Tasks that draw from a list as long as the dataset, so that each item needs a dataset of its own."""
 
-_FORMULA = r"(?:[\s+\-*/()^]|\d+(?:\.\d*)?|\.\d+|(?:a?sin|a?cos|a?tan|sinh|cosh|exp|log|sqrt|[A-Za-z])(?![A-Za-z_.\d]))+"
+_FUNCTIONS = "asin|acos|atan|sinh|cosh|sin|cos|tan|exp|log|sqrt"
+_FORMULA = rf"(?:[\d\s+\-*/()^]|\.(?!\s*[A-Za-z_])|(?:{_FUNCTIONS}|[A-Za-z])(?![A-Za-z_]))++"
+"""Arithmetic over one-letter variables and known functions. Possessive, so that no text takes long to refuse."""
 
 ANSWER_SHAPES = {
     name: re.compile(pattern)
@@ -47,7 +49,7 @@ ANSWER_SHAPES = {
         # These scorers evaluate the answer as Python. They are confined as well; this keeps an answer from
         # reaching the scorer's own state.
         "binary_matrix": r"[\d\s]+",
-        "countdown": r"(?!.*\*\*)[\d\s+\-*/()]+",
+        "countdown": r"(?s:(?!.*\*\*))[\d\s+\-*/()]+",
         "intermediate_integration": _FORMULA,
         "n_queens": r"[_Q\s]+",
         "polynomial_multiplication": _FORMULA,
@@ -59,7 +61,7 @@ ANSWER_SHAPES = {
         "gsm_symbolic": r"-?\d+(?:\.\d+)?",
         "kakurasu": r"[01\s]+",
         "polynomial_equations": r"[-+\d.,e\s]*",
-        "sokoban": r"[LRUD\s]+",
+        "sokoban": r"[LRUD]+",
         "survo": r"[-\d\s]+",
         "time_intervals": r"-?\d+(?: days?)?(?:,? ?\d+:[\d:.]+)?|\d+:[\d:.]+",
     }.items()
@@ -72,6 +74,8 @@ def is_well_formed(task: str, candidate: str, answer: str | None) -> bool:
     shape = ANSWER_SHAPES.get(task)
     if shape and not shape.fullmatch(candidate.strip()):
         return False
-    if task == "letter_jumble" and answer is not None:  # words after the right ones cost nothing there
+    if answer is not None and task == "letter_jumble":  # words after the right ones cost nothing there
         return len(candidate.split()) == len(answer.split())
+    if answer is not None and task == "spell_backward":  # nor do letters here, for some lengths
+        return len(candidate.strip()) == len(answer)
     return bool(candidate.strip())

@@ -53,10 +53,17 @@ def decode(value: Any) -> Any:
     return {key: decode(item) for key, item in value.items()}
 
 
+_datasets: dict[str, Any] = {}
+
+
 def build_dataset(task: str, config: dict[str, Any], seed: int = 0) -> Any:
+    """A dataset of one item; built once, since several read whole word lists."""
     import reasoning_gym
 
-    return reasoning_gym.create_dataset(task, size=1, seed=seed, **config)
+    key = json.dumps([task, config, seed])
+    if key not in _datasets:
+        _datasets[key] = reasoning_gym.create_dataset(task, size=1, seed=seed, **config)
+    return _datasets[key]
 
 
 def generate(task: str, config: dict[str, Any], seeds: list[int], is_seeded_by_dataset: bool) -> list[Any]:

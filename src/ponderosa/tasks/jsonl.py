@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ponderosa.errors import DataError, RequestError
-from ponderosa.identity import derive_seed, hash_file
+from ponderosa.identity import content_hash, derive_seed, hash_file
 from ponderosa.records import Problem
+from ponderosa.tasks.custom import register_checkers
 
 RowT = TypeVar("RowT")
 FIELDS = frozenset({"question", "answer", "verifier", "id", "source", "split", "solution", "meta"})
@@ -184,18 +185,28 @@ class JsonlTask:
 
     @property
     def source_hash(self) -> str:
-        return hash_file(self.path) if self.path else ""
+        """Hash of the file's content, or of a benchmark's files where they are at hand."""
+        if self.path:
+            return hash_file(self.path) if self.path.is_file() else ""
+        found = {split: find_data_file(stem) for split, stem in self.files.items()}
+        return content_hash({split: hash_file(path) for split, path in found.items() if path})
 
     def load(self, split: str) -> Loaded:
         """Every problem of a split in file order, and the refused rows of the whole file."""
         if self.path:
-            return _select_split(load_jsonl(self.path), split, self.name)
+            loaded = _select_split(load_jsonl(self.path), split, self.name)
+            register_checkers(loaded.problems, self.path.parent)
+            return loaded
         if split not in self.files:
             raise RequestError(f"{self.name} has no split {split!r}; it has {', '.join(self.files)}")
         path = find_data_file(self.files[split])
         if path:
             return load_jsonl(path, source=self.name, split=split)
         return _load_from_hub(self, split)
+
+    def list_quarantined(self, split: str) -> list[QuarantinedRow]:
+        """The refused rows of the file that holds a split."""
+        return self.load(split).quarantined
 
     def generate(self, count: int, seed: int, split: str, **options: Any) -> Iterator[Problem]:
         """Up to `count` problems, chosen and ordered by the seed."""
@@ -258,13 +269,9 @@ def _convert_math500(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "meta": {"level": row["level"], "type": row["subject"], "path": row["unique_id"]}}
 
 
-GSM8K = JsonlTask(
-    "gsm8k",
-    files={"train": "gsm8k_train", "test": "gsm8k_test"},
-    hub=HubSource("openai/gsm8k", "main", _convert_gsm8k),
-)
+GSM8K_FILES = {"train": "gsm8k_train", "test": "gsm8k_test"}
+GSM8K_HUB = HubSource("openai/gsm8k", "main", _convert_gsm8k)
 SVAMP = JsonlTask("svamp", files={"test": "svamp_test"}, hub=HubSource("ChilleD/SVAMP", None, _convert_svamp))
 MATH500 = JsonlTask(
     "math500", files={"test": "math500"}, hub=HubSource("HuggingFaceH4/MATH-500", None, _convert_math500)
 )
-BENCHMARKS = {task.name: task for task in (GSM8K, SVAMP, MATH500)}

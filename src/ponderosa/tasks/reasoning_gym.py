@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from ponderosa.config import suggest
 from ponderosa.errors import DataError, RequestError, WorkError
 from ponderosa.identity import derive_seed, split_bucket
-from ponderosa.records import Outcome, Problem
+from ponderosa.records import Outcome, Problem, Verdict
 from ponderosa.sandbox.cpython import ForkServer
 from ponderosa.sandbox.execution import Execution, Limits
 from ponderosa.tasks.gym_catalogue import (
@@ -31,6 +32,7 @@ from ponderosa.tasks.gym_catalogue import (
     is_well_formed,
 )
 from ponderosa.tasks.registry import GYM_PREFIX
+from ponderosa.verify import Grader
 
 VERIFIER = "reasoning_gym"
 SPLIT_BOUNDS = {"train": (0.0, 0.6), "selection": (0.6, 0.75), "test": (0.75, 1.0)}
@@ -65,8 +67,9 @@ class GymTask:
             seeds = [_derive_item_seed(self.gym_name, seed, draw + offset) for offset in range(BATCH)]
             draw += BATCH
             for item in generate_items(self.gym_name, options, seeds):
-                question = item[0]
-                if question in seen or not low <= split_bucket(question) < high:
+                question, answer, _ = item
+                is_readable = answer is None or is_well_formed(self.gym_name, answer, answer)
+                if question in seen or not is_readable or not low <= split_bucket(question) < high:
                     barren += 1
                     continue
                 seen.add(question)
@@ -141,7 +144,31 @@ def score_answer(problem: Problem, candidate: str) -> GymScore:
         item=[problem.question, problem.answer, problem.meta["metadata"]],
         candidate=candidate,
     )
+    if execution.outcome == "error":
+        raise WorkError(f"scoring {problem.source} failed: {execution.error}")
     return GymScore(json.loads(execution.output) if execution.outcome == "ok" else 0.0, execution.outcome)
+
+
+class GymVerifier:
+    """The task's own scorer, run in the sandbox: 1.0 or wrong."""
+
+    name = VERIFIER
+
+    @property
+    def version(self) -> str:
+        return version("reasoning-gym")
+
+    def verify(self, problem: Problem, answer: str | None, grader: Grader) -> Verdict:
+        signature = f"{self.name}@{self.version}"
+        if answer is None:
+            return Verdict(False, "no_answer", signature)
+        score = score_answer(problem, answer)
+        if score.outcome == "timeout":  # confirmed once: the machine may have been busy
+            score = score_answer(problem, answer)
+        if score.outcome in ("timeout", "memory", "output_limit", "crash"):
+            return Verdict(False, score.outcome, signature)
+        is_right = score.value >= 1.0
+        return Verdict(is_right, "correct" if is_right else "wrong_answer", signature)
 
 
 def _derive_item_seed(gym_name: str, seed: int, draw: int) -> int:

@@ -22,7 +22,7 @@ from ponderosa.records import Problem
 
 TASKS = {
     "quantities": "ponderosa.tasks.quantities.task:QUANTITIES",
-    "gsm8k": "ponderosa.tasks.jsonl:GSM8K",
+    "gsm8k": "ponderosa.tasks.gsm8k:GSM8K",
     "svamp": "ponderosa.tasks.jsonl:SVAMP",
     "math500": "ponderosa.tasks.jsonl:MATH500",
 }
