@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 IMPLEMENTATION = "ponderosa_documents"
-MAX_PADDING_FRAC = 0.15
+MAX_PADDING_FRAC = 0.25
 """A group takes shorter documents until this share of it would be padding."""
 MAX_SHORT_LENGTH = 512
 """Up to here a CPU keeps the whole score matrix of a document; beyond, torch's blocked kernel saves the memory."""

@@ -31,20 +31,23 @@ class Microbatch:
 
 
 def build_microbatches(rows: Sequence[Row], *, max_tokens: int, device: torch.device) -> Iterator[Microbatch]:
-    """Every document of the rows, longest first, in streams of at most `max_tokens` (or one longer document)."""
+    """Every document of the rows, longest first, in streams of about equal size.
+
+    A stream holds at most `max_tokens`, give or take half a document. There is one, or an even number of them, so
+    that two workers finish together; the cut depends on the rows alone.
+    """
     documents = [document for row in rows for document in split_documents(row)]
     documents.sort(key=lambda document: -len(document.token_ids))
-    stream: list[Row] = []
-    num_tokens = 0
+    num_tokens = sum(len(document.token_ids) for document in documents)
+    num_streams = -(-num_tokens // max_tokens)
+    num_streams += num_streams > 1 and num_streams % 2
+    streams: list[list[Row]] = [[] for _ in range(num_streams)]
+    offset = 0
     for document in documents:
         length = len(document.token_ids)
-        if stream and num_tokens + length > max_tokens:
-            yield build_microbatch(stream, device)
-            stream, num_tokens = [], 0
-        stream.append(document)
-        num_tokens += length
-    if stream:
-        yield build_microbatch(stream, device)
+        streams[(2 * offset + length) * num_streams // (2 * num_tokens)].append(document)
+        offset += length
+    return (build_microbatch(stream, device) for stream in streams if stream)
 
 
 def build_microbatch(documents: Sequence[Row], device: torch.device) -> Microbatch:
