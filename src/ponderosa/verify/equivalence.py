@@ -42,7 +42,7 @@ def compare_answers(gold: str, candidate: str, *, in_any_order: bool = False) ->
     """
     if not gold.strip() or not candidate.strip():
         return False
-    quick = _compare_plain(gold.strip(), candidate.strip())
+    quick = compare_plain(gold.strip(), candidate.strip())
     if quick is not None:
         return quick
     if _same_text(gold, candidate):
@@ -57,9 +57,10 @@ def compare_answers(gold: str, candidate: str, *, in_any_order: bool = False) ->
     )
 
 
-def _compare_plain(gold: str, candidate: str) -> bool | None:
-    """Plain numbers and fractions, by far the commonest answers, without reading any notation."""
-    a, b = plain_number(gold), plain_number(candidate)
+def compare_plain(gold: str, candidate: str) -> bool | None:
+    """Plain numbers and fractions, by far the commonest answers, without reading any notation; None for others."""
+    a = plain_number(gold)
+    b = None if a is None else plain_number(candidate)
     if a is None or b is None:
         return None
     if "." not in gold and "." not in candidate:
@@ -70,7 +71,7 @@ def _compare_plain(gold: str, candidate: str) -> bool | None:
 def plain_number(text: str) -> Fraction | None:
     """The value of digits with an optional sign, point or slash; None for anything else."""
     if _PLAIN_NUMBER.fullmatch(text):
-        return Fraction(text.rstrip("."))
+        return Fraction(text.rstrip(".")) if "." in text else Fraction(int(text))
     if match := _PLAIN_FRACTION.fullmatch(text):
         return Fraction(int(match[1]), int(match[2])) if int(match[2]) else None
     return None

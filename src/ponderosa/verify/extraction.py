@@ -44,7 +44,11 @@ _CHOICE = re.compile(r"\(?\b([A-J])\b\)?(?=[\s.,:;)]|$)")
 _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\(([^\n]+?)\\\)|(?<![\\\d])\$([^$\n]+?)(?<!\\)\$(?!\d)", re.DOTALL
 )
-_PARTS = re.compile(r"\s+(?:half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|hundredth)s?)\b")
+_QUALIFIED = re.compile(
+    r"\s+(?:(?:half|halves|dozen|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|hundredth)s?)\b"
+    r"|(?:is|are|was|were)\s+(?:wrong|incorrect|too|not|impossible)\b)",
+    re.IGNORECASE,
+)
 _BROKEN_GROUP = re.compile(r"\{([^{}\n]*)\n([^{}\n]*)\}")
 _BROKEN_INLINE = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)")
 _NUMBER = re.compile(
@@ -226,13 +230,13 @@ def _is_phrase(text: str) -> bool:
 
 
 def _last_stated(text: str) -> str | None:
-    """The last formula or the last number that is not denied ("not 42"), whichever comes later; else a letter."""
+    """The last formula or number that is neither denied ("not 42", "42 is wrong") nor a count of parts; else a letter."""
     text = _BROKEN_INLINE.sub(" ", text)
     formulas = [(match.start(), match.end(), _content(match)) for match in _FORMULA.finditer(text)]
     numbers = [(match.start(), match.end(), match[0].strip()) for match in _NUMBER.finditer(text)]
     outside = [n for n in numbers if not any(f[0] <= n[0] and n[1] <= f[1] for f in formulas)]
     for start, end, stated in sorted([*formulas, *outside], reverse=True):
-        if not _DENIED.search(text[:start][-40:]) and not _PARTS.match(text, end):
+        if not _DENIED.search(text[:start][-40:]) and not _QUALIFIED.match(text, end):
             return stated
     choices = _CHOICE.findall(text)
     return choices[-1] if choices else None

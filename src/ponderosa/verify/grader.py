@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from ponderosa.records import Reason, Verdict
-from ponderosa.verify.equivalence import compare_answers
+from ponderosa.verify.equivalence import compare_answers, compare_plain
 from ponderosa.verify.extraction import extract_answer, extract_gold
 from ponderosa.verify.forms import is_unread
 from ponderosa.verify.notation import clean_notation
@@ -43,7 +43,12 @@ def _grade_cheaply(
     gold: str, candidate: str | None, in_any_order: bool
 ) -> tuple[Verdict, tuple[str, str] | None]:
     """The verdict so far, and the pair the symbolic layer should see if it may know better."""
-    answer = extract_answer(candidate) if candidate else None
+    if not candidate:
+        return verdict("no_answer"), None
+    equal = compare_plain(gold.strip(), candidate.strip())
+    if equal is not None:
+        return verdict("correct" if equal else "wrong_answer"), None
+    answer = extract_answer(candidate)
     if answer is None:
         return verdict("no_answer"), None
     reference = extract_gold(gold)
