@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    Progress as RichProgress,
     ProgressColumn,
-    Task as RichTask,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as RichProgress,
+)
+from rich.progress import (
+    Task as RichTask,
 )
 from rich.text import Text
 
@@ -97,7 +101,7 @@ class RichBars:
         if self.num_running == 0:
             self.bars.start()
         self.num_running += 1
-        task_id = self.bars.add_task(escape(label), total=total, completed=done, unit=unit, shown="")
+        task_id = self.bars.add_task(escape(label), total=total, completed=int(done), unit=unit, shown="")
         return RichBar(self.bars, task_id)
 
     def finish(self, task: Task) -> None:

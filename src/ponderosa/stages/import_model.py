@@ -58,7 +58,9 @@ def find_checkpoint(path: str, base: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise DataError(f"{path} is not a Hugging Face model directory: it has no config.json")
     if not any(folder.glob("*.safetensors")):
-        raise DataError(f"{path} has no .safetensors weights; convert other formats first, they are not loaded")
+        raise DataError(
+            f"{path} has no .safetensors weights; convert other formats first, they are not loaded"
+        )
     return folder
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from ponderosa.data.packing import build_batches, pack_rows
 from ponderosa.data.rows import build_row
 from ponderosa.engines.codec import HFCodec
-from ponderosa.formats import PLAIN_CODE, PromptFormat
+from ponderosa.formats import PLAIN_CODE
 from ponderosa.identity import derive_seed
 from ponderosa.records import Row
 from ponderosa.stages.stage import Context, Outcome, StageConfig
@@ -39,7 +39,9 @@ class Config(StageConfig):
     row_length: int = Field(512, ge=2, description="tokens of a packed row")
     tokens_per_step: int = Field(2048, ge=1, description="tokens of an optimizer step")
     epochs: int = Field(1, ge=1, description="passes over each chapter")
-    few_shot: tuple[Example, ...] = Field((), description="worked examples of the prompt all later stages share")
+    few_shot: tuple[Example, ...] = Field(
+        (), description="worked examples of the prompt all later stages share"
+    )
     also: SolutionData | None = Field(None, description="worked solutions mixed into the last chapter")
 
     def needs(self) -> tuple[str, ...]:

@@ -61,7 +61,9 @@ def run(config: Config, context: Context) -> Outcome:
     kept = [record for record in records if "reason" not in record]
     dropped = [record for record in records if "reason" in record]
     if not kept:
-        raise ConfigError(f"no problem of {[source.task for source in config.sources]} has a verified solution")
+        raise ConfigError(
+            f"no problem of {[source.task for source in config.sources]} has a verified solution"
+        )
     write_table(context.folder / TABLE, kept)
     write_text(context.folder / "dropped.jsonl", "".join(canonical_json(record) + "\n" for record in dropped))
     (context.folder / "journal.jsonl").unlink()
@@ -101,14 +103,19 @@ def _work_source(index: int, source: Source, context: Context, journal: Journal,
         for number, row in enumerate(getattr(task, "list_quarantined", lambda _: [])(source.split)):
             unit = f"{index}/quarantined/{number}"
             if unit not in journal.units:
-                journal.append(unit, [{"source": source.task, "id": f"{row.file}:{row.line}", "reason": row.reason}])
+                journal.append(
+                    unit, [{"source": source.task, "id": f"{row.file}:{row.line}", "reason": row.reason}]
+                )
 
 
-def work_out_problems(task: WorkedTask, problems: Sequence[Problem], sandbox: Sandbox) -> list[dict[str, Any]]:
+def work_out_problems(
+    task: WorkedTask, problems: Sequence[Problem], sandbox: Sandbox
+) -> list[dict[str, Any]]:
     """One record for each problem: its verified solution, or the reason it was dropped."""
     worked = [task.work_out(problem) for problem in problems]
     codes = [
-        [step.code for step in item.steps if step.code] if isinstance(item, WorkedSolution) else [] for item in worked
+        [step.code for step in item.steps if step.code] if isinstance(item, WorkedSolution) else []
+        for item in worked
     ]
     executions = sandbox.run_many(codes)
     return [
@@ -117,7 +124,9 @@ def work_out_problems(task: WorkedTask, problems: Sequence[Problem], sandbox: Sa
     ]
 
 
-def _build_record(problem: Problem, worked: WorkedSolution | Unsolved, executions: Sequence[Any]) -> dict[str, Any]:
+def _build_record(
+    problem: Problem, worked: WorkedSolution | Unsolved, executions: Sequence[Any]
+) -> dict[str, Any]:
     key = {"source": problem.source, "id": problem.id}
     if isinstance(worked, Unsolved):
         return {**key, "reason": worked.reason}
@@ -130,7 +139,9 @@ def _build_record(problem: Problem, worked: WorkedSolution | Unsolved, execution
         execution = next(runs, None)
         if execution is None or execution.outcome != "ok":
             return {**key, "reason": f"step_{execution.outcome if execution else 'not_run'}"}
-        steps.append(Step(step.text, step.code, execution.output.rstrip("\n") or None, execution.outcome))
+        steps.append(
+            Step(step.text, step.code, execution.output.removesuffix("\n") or None, execution.outcome)
+        )
     answer = answer_from_attempt("", steps)
     if answer is None or problem.answer is None or not compare_answers(problem.answer, answer):
         return {**key, "reason": "wrong_answer"}
@@ -154,4 +165,3 @@ def _batched(problems: Iterable[Problem], size: int) -> Iterator[list[Problem]]:
             batch = []
     if batch:
         yield batch
-

@@ -40,7 +40,9 @@ class Part(BaseConfig):
     solutions: str | None = Field(None, description="pages: the solutions stage whose problems are told")
     max_operations: int | None = Field(None, description="pages and lookups: hardest problem to tell")
     problems_per_page: int = Field(1, ge=1, description="pages: problems on a page, drawn from 1 up to this")
-    options: dict[str, Any] = Field(default_factory=dict, description="lookups and sums: the quantities options")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="lookups and sums: the quantities options"
+    )
 
 
 class Chapter(BaseConfig):
@@ -96,7 +98,11 @@ def write_part(part: Part, inputs: Any, seed: int) -> Iterator[list[str]]:
             yield [write_arithmetic(random, max_value=options.max_value)]
         else:
             operations = part.max_operations or options.max_operations
-            yield [write_lookup(random, graph_options, max_operations=operations, distractors=options.max_distractors)]
+            yield [
+                write_lookup(
+                    random, graph_options, max_operations=operations, distractors=options.max_distractors
+                )
+            ]
 
 
 def _write_pages(part: Part, inputs: Any, seed: int) -> Iterator[list[str]]:

@@ -33,7 +33,10 @@ class SolutionData(Config):
     max_operations: int | None = Field(None, description="hardest problem to use")
     limit: int | None = Field(None, ge=1, description="use this many, drawn at random; unset uses all")
     few_shot_frac: float = Field(
-        0.15, ge=0, le=1, description="share of prompts with the format's worked examples; the others have none"
+        0.15,
+        ge=0,
+        le=1,
+        description="share of prompts with the format's worked examples; the others have none",
     )
 
 
@@ -63,7 +66,9 @@ def build_solution_rows(
             if operations < data.min_operations or operations > (data.max_operations or operations):
                 continue
             order = derive_seed("choose", context.name, context.seed, problem.id)
-            chosen.append((order, problem.question, render_solution(worked.steps, worked.prose, prompt_format)))
+            chosen.append(
+                (order, problem.question, render_solution(worked.steps, worked.prose, prompt_format))
+            )
     chosen.sort(key=lambda item: item[0])
     rows = []
     for order, question, segments in chosen[: data.limit]:

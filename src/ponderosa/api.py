@@ -1,0 +1,173 @@
+"""The library: `load` a model, `solve` a question, `evaluate` on a suite, `run` a recipe.
+
+import ponderosa
+with ponderosa.load("runs/quickstart/model") as reasoner:
+    print(reasoner.solve("Tom has 3 apples. Ana has 4 more apples than Tom. How many apples does Ana have?").answer)
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ponderosa.artifacts import Journal
+from ponderosa.engines.loading import load_engine
+from ponderosa.engines.native import NativeEngine
+from ponderosa.engines.protocol import Sampling
+from ponderosa.errors import DataError, RequestError
+from ponderosa.evaluation.protocol import evaluate_model
+from ponderosa.evaluation.suites import load_suite
+from ponderosa.evaluation.summary import RowContext, summarise
+from ponderosa.formats import PromptFormat, get_format, load_format
+from ponderosa.pipeline import RunOptions, find_recipe, load_recipe, run_recipe
+from ponderosa.progress import SILENT, Progress
+from ponderosa.records import Attempt, Problem, Step
+from ponderosa.sandbox import Sandbox
+from ponderosa.search.driver import build_context, run_unit
+from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.search.strategies import get_strategy
+from ponderosa.verify import Grader
+
+DEFAULT_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a strategy settled on: the answer, the steps of the attempt it came from, and every attempt."""
+
+    answer: str | None
+    steps: tuple[Step, ...]
+    attempts: tuple[Attempt, ...]
+
+
+class Reasoner:
+    """A loaded model with its sandbox and grader; a context manager."""
+
+    def __init__(self, engine: NativeEngine, prompt_format: PromptFormat, name: str, workers: int) -> None:
+        self.engine = engine
+        self.prompt_format = prompt_format
+        self.name = name
+        self.sandbox = Sandbox(workers=workers)
+        self.grader = Grader(num_workers=workers)
+
+    def __enter__(self) -> "Reasoner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.sandbox.close()
+        self.grader.close()
+
+    def solve(
+        self,
+        question: str,
+        *,
+        strategy: str = "greedy",
+        samples: int = 8,
+        seed: int = 0,
+        temperature: float | None = None,
+        max_tokens: int = 512,
+    ) -> Solution:
+        """Solve one question; its code steps run in the sandbox."""
+        problem = Problem(question=question)
+        context = self._build_context(seed, temperature, max_tokens)
+        (result,) = run_unit(self.engine, self.sandbox, [problem], get_strategy(strategy, samples), context)
+        shown = next(
+            (attempt for attempt in result.attempts if attempt.answer_key == result.answer_key),
+            result.attempts[0],
+        )
+        if shown.finish == "error":
+            raise RequestError(shown.error or "the engine refused the question")
+        return Solution(result.answer, shown.steps, result.attempts)
+
+    def evaluate(
+        self,
+        suite: str,
+        *,
+        strategy: str = "greedy",
+        samples: int = 8,
+        limit: int | None = None,
+        seed: int = 0,
+        temperature: float | None = None,
+        max_tokens: int = 512,
+        progress: Progress = SILENT,
+    ) -> list[dict[str, Any]]:
+        """Result rows of a suite (a name or FILE.jsonl): every metric and slice with its interval."""
+        drawn = load_suite(suite, seed=seed, limit=limit, base=Path())
+        for row in drawn.quarantined:
+            progress.say(f"left out {row.file}:{row.line}: {row.reason}")
+        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
+            graded = evaluate_model(
+                self.engine,
+                self.sandbox,
+                self.grader,
+                drawn,
+                get_strategy(strategy, samples),
+                self._build_context(seed, temperature, max_tokens),
+                journal,
+                progress=progress,
+            )
+        context = RowContext(
+            stage=self.name,
+            model=self.name,
+            model_id=self.engine.model_id,
+            suite=suite,
+            suite_hash=drawn.content_hash,
+            strategy=strategy,
+            seed=seed,
+        )
+        return summarise(context, drawn.problems, graded, drawn.slice_keys)
+
+    def _build_context(self, seed: int, temperature: float | None, max_tokens: int) -> SearchContext:
+        sampling = Sampling(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature)
+        limits = Limits(max_tokens=max_tokens)
+        return build_context(self.engine, self.prompt_format, seed=seed, sampling=sampling, limits=limits)
+
+
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    prompt_format: str | None = None,
+    workers: int = 2,
+) -> Reasoner:
+    """Load a local model directory: safetensors only, no network, no remote code.
+
+    prompt_format: a shipped format's name; default, the one the directory was saved with.
+    Raises DataError if the folder holds no model, ConfigError for an unknown format or device.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        raise DataError(f"no such model directory: {folder}")
+    chosen = get_format(prompt_format) if prompt_format else load_format(folder)
+    engine = load_engine(folder, device=device, dtype="float32" if dtype == "auto" else dtype)
+    return Reasoner(engine, chosen, folder.name, workers)
+
+
+def solve(model: str | Path, question: str, **options: Any) -> Solution:
+    """Solve one question with a model directory; options as in `Reasoner.solve`."""
+    with load(model) as reasoner:
+        return reasoner.solve(question, **options)
+
+
+def evaluate(model: str | Path, suite: str, **options: Any) -> list[dict[str, Any]]:
+    """Evaluate a model directory on a suite; options as in `Reasoner.evaluate`."""
+    with load(model) as reasoner:
+        return reasoner.evaluate(suite, **options)
+
+
+def run(
+    recipe: str | Path,
+    *,
+    assignments: Sequence[str] = (),
+    out: str | Path | None = None,
+    options: RunOptions | None = None,
+) -> Path:
+    """Run a recipe (a shipped name or a file); the path of its `summary.json`."""
+    path = find_recipe(str(recipe))
+    loaded = load_recipe(path, assignments)
+    return run_recipe(loaded, path.parent, Path(out or Path("runs") / loaded.name), options or RunOptions())

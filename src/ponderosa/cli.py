@@ -1,0 +1,282 @@
+"""The command line. Heavy modules are imported inside commands, so `--help` answers at once.
+
+Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 130 and 143 interrupted, run again to continue.
+"""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ponderosa.errors import PonderosaError, RequestError
+
+app = typer.Typer(
+    name="ponderosa",
+    help="Grow small language models that reason: verified data, staged training, evidence you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Seed = Annotated[int, typer.Option("--seed", help="Everything random derives from it.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", help="Most new tokens of a solution, observations included.")
+]
+Format = Annotated[str | None, typer.Option("--format", help="Prompt format; default: the model's own.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but the result.")]
+Strategy = Annotated[str, typer.Option("--strategy", help="greedy, sample or majority.")]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Solutions per problem (sample, majority).")]
+
+
+def main() -> NoReturn:
+    """Entry point: runs a command and turns errors into exit codes."""
+    signal.signal(signal.SIGTERM, _exit_on_term)
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    except PonderosaError as error:
+        print(f"error: {_plain(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if _is_usage_error(error):
+            print(f"error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+            sys.exit(2)
+        raise
+    sys.exit(0)
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe's name (see `list recipes`) or a .yaml file.")
+    ],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a value: --set seed=1, --set stages.sft.epochs=2."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; default: runs/RECIPE.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show the stages; run nothing.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Sandbox and grader processes.")] = 2,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
+    from ponderosa.console import build_progress
+    from ponderosa.pipeline import RunOptions, find_recipe, load_recipe, plan_recipe, run_recipe
+
+    path = find_recipe(recipe)
+    loaded = load_recipe(path, assignments or [])
+    base = path.parent if path.suffix and path.parent.exists() else Path()
+    out = out or Path("runs") / loaded.name
+    if dry_run:
+        for stage in plan_recipe(loaded, base):
+            state = "finished" if (out / "stages" / stage.folder_name / "DONE").exists() else "to do"
+            print(f"{stage.name:24} {stage.kind:14} {state:9} {stage.folder_name}")
+        return
+    options = RunOptions(device=device, dtype=dtype, workers=workers, progress=build_progress(quiet=quiet))
+    summary = run_recipe(loaded, base, out, options)
+    from ponderosa.report.page import write_report
+    from ponderosa.report.terminal import render_run_table
+
+    page = write_report(out)
+    print(render_run_table(out))
+    print(f"\nsummary {summary}\nreport  {page}")
+
+
+@app.command()
+def solve(
+    model: Annotated[Path, typer.Argument(help="A model directory.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
+    strategy: Strategy = "greedy",
+    samples: Samples = 8,
+    seed: Seed = 0,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = 512,
+    format: Format = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Solve one question, showing each step and what running it printed."""
+    from ponderosa.report.terminal import escape_terminal
+
+    with _load(model, device, dtype, format) as reasoner:
+        solution = reasoner.solve(
+            question,
+            strategy=strategy,
+            samples=samples,
+            seed=seed,
+            temperature=temperature,
+            max_tokens=max_tokens,
+        )
+    for step in solution.steps:
+        print(escape_terminal(step.text.strip("\n")))
+        if step.outcome not in (None, "ok"):
+            print(f"  ! {step.outcome}: {escape_terminal(step.observation or '')}")
+        elif step.observation:
+            print(f"  > {escape_terminal(step.observation)}")
+    print(f"answer: {escape_terminal(solution.answer) if solution.answer is not None else 'none'}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model directory.")],
+    suite: Annotated[str, typer.Option("--suite", help="A suite's name (see `list suites`) or FILE.jsonl.")],
+    strategy: Strategy = "greedy",
+    samples: Samples = 8,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most problems to draw.")] = None,
+    seed: Seed = 0,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = 512,
+    format: Format = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the result rows to this file.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on a suite: pass@k, majority@k, tokens, truncation, each with its interval."""
+    from ponderosa.artifacts import write_json
+    from ponderosa.console import build_progress
+    from ponderosa.report.terminal import render_rows
+
+    with _load(model, device, dtype, format) as reasoner:
+        rows = reasoner.evaluate(
+            suite,
+            strategy=strategy,
+            samples=samples,
+            limit=limit,
+            seed=seed,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            progress=build_progress(quiet=quiet),
+        )
+    if json_out is not None:
+        write_json(json_out, {"schema": 1, "rows": rows})
+    print(render_rows(rows))
+
+
+@app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(help='JSON Lines with "gold" and "candidate".')],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the graded rows.")],
+    quiet: Quiet = False,
+) -> None:
+    """Grade answers: adds "equal", "reason" and "ms" to each row; keeps order and other keys."""
+    from ponderosa.console import build_progress
+    from ponderosa.verify import grade_file
+
+    graded = grade_file(file, out, progress=build_progress(quiet=quiet))
+    for bad in graded.bad_lines:
+        print(_plain(f"left out {bad.file}:{bad.line}: {bad.reason}"), file=sys.stderr)
+    print(
+        f"{graded.num_rows} rows, {graded.num_equal} equal, {graded.num_undecided} undecided, written to {out}"
+    )
+
+
+@app.command()
+def sandbox(
+    file: Annotated[Path, typer.Argument(help="A Python file, run as one step.")],
+    tier: Annotated[
+        str | None, typer.Option("--tier", help="monty or cpython; default: chosen from the code.")
+    ] = None,
+) -> None:
+    """Run a file in the sandbox; prints one JSON object: outcome, output, error, ms, tier."""
+    from ponderosa.config import suggest
+    from ponderosa.sandbox import TIERS, Sandbox
+
+    if tier is not None and tier not in TIERS:
+        raise RequestError(f"no sandbox tier {tier!r}{suggest(tier, TIERS)}")
+    try:
+        code = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {file}: {error}") from None
+    with Sandbox(tiers=(tier,) if tier else TIERS, workers=1) as box:
+        execution = box.run_steps([code])[0]
+    shown = {
+        "outcome": execution.outcome,
+        "output": execution.output,
+        "error": execution.error,
+        "ms": round(execution.ms, 3),
+        "tier": execution.tier,
+    }
+    print(json.dumps(shown))
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder, for example runs/quickstart.")],
+) -> None:
+    """Write the report of a run: one self-contained HTML page."""
+    from ponderosa.report.page import write_report
+
+    if not run_dir.is_dir():
+        raise RequestError(f"{run_dir} is not a run folder")
+    print(write_report(run_dir))
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="tasks, suites, strategies, engines, stages or recipes.")],
+) -> None:
+    """List what there is to choose from."""
+    from ponderosa.catalogue import CATALOGUES
+    from ponderosa.config import suggest
+
+    if what not in CATALOGUES:
+        raise RequestError(f"nothing is listed under {what!r}{suggest(what, CATALOGUES)}")
+    for name, description in CATALOGUES[what]().items():
+        print(f"{name:28} {description}".rstrip())
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do: devices, sandbox tiers, optional packages, benchmark data."""
+    from ponderosa.catalogue import examine_machine
+
+    for name, finding in examine_machine().items():
+        print(f"{name:18} {finding}")
+
+
+@contextmanager
+def _load(model: Path, device: str, dtype: str, format: str | None) -> Iterator[Any]:
+    from ponderosa.api import load
+
+    with load(model, device=device, dtype=dtype, prompt_format=format) as reasoner:
+        yield reasoner
+
+
+def _exit_on_term(*_: object) -> NoReturn:
+    print("terminated; the same command continues where this one stopped", file=sys.stderr)
+    sys.exit(143)
+
+
+def _plain(text: str) -> str:
+    """An error message may quote hostile text: nothing in it may steer the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")

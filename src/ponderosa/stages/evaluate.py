@@ -1,0 +1,223 @@
+"""Measure a model: solve suites, grade, summarise with intervals, and test against an earlier evaluation.
+
+    for each suite:  draw its problems by a seed kept for reporting, solve them unit by unit, grade every attempt
+    rows for every slice and metric; paired tests on the same problems against `compare_to`
+
+Writes rows.json, tests.json, samples.json, attempts/SUITE.parquet, verdicts/SUITE.parquet.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ponderosa.artifacts import Journal, read_json, read_table, write_json, write_table
+from ponderosa.config import Config as BaseConfig
+from ponderosa.engines.loading import load_engine
+from ponderosa.engines.protocol import Sampling
+from ponderosa.errors import ConfigError
+from ponderosa.evaluation.protocol import evaluate_model, parse_attempt
+from ponderosa.evaluation.samples import select_samples
+from ponderosa.evaluation.suites import Suite, load_suite
+from ponderosa.evaluation.summary import (
+    GradedAttempt,
+    RowContext,
+    build_results,
+    compare,
+    correct_family,
+    count_reasons,
+    summarise,
+)
+from ponderosa.formats import load_format
+from ponderosa.ledger import Ledger
+from ponderosa.records import Verdict, to_record
+from ponderosa.sandbox import Sandbox
+from ponderosa.search.driver import build_context
+from ponderosa.search.solution import Limits
+from ponderosa.search.strategies import get_strategy
+from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.tasks.registry import get_task
+from ponderosa.verify import Grader
+
+VERSION = 1
+MODEL = "model"
+
+
+class SuiteConfig(BaseConfig):
+    """One suite and how it is drawn."""
+
+    suite: str = Field(description="a suite's name or FILE.jsonl")
+    label: str | None = Field(None, description="what to call it in results; default: the suite's name")
+    limit: int | None = Field(
+        None, ge=1, description="most problems to draw; unset takes the suite's own number"
+    )
+    split: str | None = Field(None, description="unset takes the suite's own")
+    seed: int | None = Field(None, description="draws the problems; unset takes the recipe's seed")
+    options: dict[str, Any] = Field(default_factory=dict, description="the task's own options")
+    strategy: str = Field("greedy", description="greedy, sample or majority")
+    samples: int = Field(8, ge=1, description="solutions per problem; not used by greedy")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature; not used by greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; not used by greedy")
+
+    @property
+    def name(self) -> str:
+        return self.label or self.suite
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name.replace('/', '_')}-{self.strategy}"
+
+
+class Config(StageConfig):
+    """Which model, on what, against whom."""
+
+    model: str = Field(description="stage whose model is measured")
+    suites: tuple[SuiteConfig, ...]
+    compare_to: str | None = Field(
+        None, description="an earlier evaluate stage to test against, on the same problems"
+    )
+    metric: str = Field("pass@1", description="what the paired tests compare")
+    max_tokens: int = Field(256, ge=1, description="most new tokens of a solution, observations included")
+    num_slots: int = Field(128, ge=1, description="solutions sampled at once")
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.model, *((self.compare_to,) if self.compare_to else ()))
+
+    def hash_inputs(self, base: Path) -> dict[str, str]:
+        hashes = {item.suite: _hash_source(item.suite, base) for item in self.suites}
+        return {name: value for name, value in hashes.items() if value}
+
+
+def run(config: Config, context: Context) -> Outcome:
+    model_dir = context.inputs[config.model] / MODEL
+    trained = read_json(context.inputs[config.model] / "manifest.json")
+    engine = load_engine(model_dir, device=context.device, num_slots=config.num_slots)
+    ledger = Ledger()
+    rows: list[dict[str, Any]] = []
+    tests: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    reasons: dict[str, dict[str, int]] = {}
+    with (
+        Sandbox(workers=context.workers) as sandbox,
+        Grader(num_workers=context.workers) as grader,
+        Journal(context.folder / "journal.jsonl") as journal,
+    ):
+        for item in config.suites:
+            suite = draw_suite(item, context)
+            graded = evaluate_model(
+                engine,
+                sandbox,
+                grader,
+                suite,
+                get_strategy(item.strategy, item.samples),
+                build_context(
+                    engine,
+                    load_format(model_dir),
+                    seed=context.seed,
+                    sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
+                    limits=Limits(max_tokens=config.max_tokens),
+                ),
+                journal,
+                progress=context.progress,
+            )
+            row_context = RowContext(
+                stage=config.model,
+                model=config.model,
+                model_id=engine.model_id,
+                suite=item.name,
+                suite_hash=suite.content_hash,
+                strategy=item.strategy,
+                seed=context.seed,
+                train_flops=trained["ledger"]["train_flops"],
+                stage_s=trained["ledger"]["seconds"],
+            )
+            rows += summarise(row_context, suite.problems, graded, suite.slice_keys)
+            samples += select_samples(suite.problems, graded)
+            reasons[item.name] = count_reasons(graded)
+            save_graded(context.folder, item, graded)
+            if config.compare_to:
+                tests += _compare(config, item, suite, graded, context)
+            _count(ledger, graded)
+    write_json(context.folder / "rows.json", build_results(rows))
+    write_json(context.folder / "tests.json", correct_family(tests) if tests else [])
+    write_json(context.folder / "samples.json", samples)
+    (context.folder / "journal.jsonl").unlink()
+    return Outcome(ledger=ledger, kept=len(rows), facts={"reasons": reasons})
+
+
+def draw_suite(item: SuiteConfig, context: Context) -> Suite:
+    """The suite's problems for this recipe's seed."""
+    return load_suite(
+        item.suite,
+        seed=context.seed if item.seed is None else item.seed,
+        limit=item.limit,
+        split=item.split,
+        options=item.options,
+        base=context.base,
+    )
+
+
+def save_graded(folder: Path, item: SuiteConfig, graded: list[GradedAttempt]) -> None:
+    """Attempts and verdicts, apart: a better grader grades the stored attempts again."""
+    attempts = [
+        {**to_record(one.attempt), "steps": json.dumps([asdict(s) for s in one.attempt.steps])}
+        for one in graded
+    ]
+    write_table(folder / "attempts" / f"{item.file_name}.parquet", attempts)
+    verdicts = [
+        {"problem_id": one.attempt.problem_id, "sample": one.attempt.sample, **asdict(one.verdict)}
+        for one in graded
+    ]
+    write_table(folder / "verdicts" / f"{item.file_name}.parquet", verdicts)
+
+
+def load_graded(folder: Path, item: SuiteConfig) -> list[GradedAttempt]:
+    """What `save_graded` wrote. Raises ConfigError if that evaluation had no such suite."""
+    path = folder / "attempts" / f"{item.file_name}.parquet"
+    if not path.exists():
+        raise ConfigError(
+            f"compare_to: that evaluation has no suite {item.name!r} with strategy {item.strategy!r}"
+        )
+    verdicts = read_table(folder / "verdicts" / f"{item.file_name}.parquet")
+    return [
+        GradedAttempt(
+            parse_attempt({**record, "steps": json.loads(record["steps"])}),
+            Verdict(verdict["correct"], verdict["reason"], verdict["verifier"]),
+        )
+        for record, verdict in zip(read_table(path), verdicts, strict=True)
+    ]
+
+
+def _compare(
+    config: Config, item: SuiteConfig, suite: Suite, graded: list[GradedAttempt], context: Context
+) -> list[dict[str, Any]]:
+    assert config.compare_to is not None
+    other = context.inputs[config.compare_to]
+    other_model = read_json(other / "config.json")["model"]
+    return compare(
+        suite.problems,
+        (other_model, load_graded(other, item)),
+        (config.model, graded),
+        suite=item.name,
+        strategy=item.strategy,
+        metric=config.metric,
+        slice_keys=suite.slice_keys,
+    )
+
+
+def _count(ledger: Ledger, graded: list[GradedAttempt]) -> None:
+    for one in graded:
+        cost = one.attempt.cost
+        ledger.prompt_tokens += cost.prompt_tokens
+        ledger.prefill_tokens += cost.prefill_tokens
+        ledger.generated_tokens += cost.generated_tokens
+        ledger.executions += cost.executions
+        ledger.eval_flops += cost.flops
+
+
+def _hash_source(suite: str, base: Path) -> str:
+    from ponderosa.evaluation.suites import SUITES
+
+    return get_task(SUITES[suite].task if suite in SUITES else suite, base).source_hash
