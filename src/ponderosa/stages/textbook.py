@@ -23,7 +23,7 @@ from ponderosa.identity import derive_seed
 from ponderosa.progress import track
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Outcome, StageConfig
-from ponderosa.tasks.quantities.task import QuantitiesOptions
+from ponderosa.tasks.quantities.task import QuantitiesOptions, QuantitiesTask
 from ponderosa.tasks.quantities.textbook import write_arithmetic, write_lookup
 
 VERSION = 1
@@ -91,18 +91,14 @@ def write_part(part: Part, inputs: Any, seed: int) -> Iterator[list[str]]:
         yield from _write_pages(part, inputs, seed)
         return
     options = parse_config(QuantitiesOptions, part.options, where="textbook options")
-    graph_options = options.build_graph_options()
+    task = QuantitiesTask(options)
     for index in range(part.documents):
         random = Random(derive_seed(part.kind, seed, index))
         if part.kind == "arithmetic":
             yield [write_arithmetic(random, max_value=options.max_value)]
         else:
             operations = part.max_operations or options.max_operations
-            yield [
-                write_lookup(
-                    random, graph_options, max_operations=operations, distractors=options.max_distractors
-                )
-            ]
+            yield [write_lookup(random, task, max_operations=operations)]
 
 
 def _write_pages(part: Part, inputs: Any, seed: int) -> Iterator[list[str]]:

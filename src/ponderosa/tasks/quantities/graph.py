@@ -6,7 +6,7 @@ the constants its relations imply, so every number in a solution can be traced t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -37,13 +37,21 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class GraphOptions:
-    """What graphs may be drawn. All values stay within 1..max_value."""
+    """What graphs may be drawn.
+
+    items: what can be had from the start; what relations turn them into (dollars, eggs) is had besides.
+    max_value: all values stay within 1..max_value.
+    """
 
     relations: tuple[Relation, ...]
     names: tuple[str, ...]
     items: tuple[str, ...]
     max_value: int
     max_phrasings: int
+
+    def list_items(self) -> tuple[str, ...]:
+        """Everything that can be asked for."""
+        return (*self.items, *sorted({r.converts[1] for r in self.relations if r.converts}))
 
 
 def evaluate_graph(graph: Graph) -> list[int]:
@@ -81,39 +89,48 @@ def describe_content(graph: Graph) -> list[Any]:
     return [*describe_shape(graph), [quantity.literals for quantity in needed]]
 
 
-def draw_graph(random: Random, options: GraphOptions, *, operations: int, distractors: int) -> Graph:
-    """A graph whose asked quantity needs exactly `operations` operations."""
-    while True:
-        builder = _Builder(random, options)
-        if not builder.add_tree(operations, random.choice(options.items)):
-            continue
-        asked = len(builder.quantities) - 1
-        if not all(builder.add_distractor() for _ in range(distractors)):
-            continue
-        graph = Graph(tuple(builder.quantities), asked)
-        numbered = number_graph(graph, random, options.max_value)
-        if numbered is not None:
-            return numbered
+def draw_structure(
+    random: Random, options: GraphOptions, *, operations: int, distractors: int
+) -> Graph | None:
+    """A graph without its numbers whose asked quantity needs exactly `operations` operations.
+
+    None if the draw ran out of names or met an item that no relation gives in so many operations; draw again.
+    """
+    builder = _Builder(random, options, max_quantities=2 * operations + 1 + distractors)
+    if not builder.add_asked(operations):
+        return None
+    asked = len(builder.quantities) - 1
+    if not all(builder.add_distractor() for _ in range(distractors)):
+        return None
+    return Graph(tuple(builder.quantities), asked)
 
 
 def number_graph(graph: Graph, random: Random, max_value: int) -> Graph | None:
     """The same graph with fresh literals; None if none were found that keep every value whole and in range."""
-    constants = {number for quantity in graph.quantities for number in BY_NAME[quantity.relation].constants}
+    relations = [BY_NAME[quantity.relation] for quantity in graph.quantities]
+    constants = {number for relation in relations for number in relation.constants}
     for _ in range(MAX_TRIES):
-        quantities = _draw_literals(graph.quantities, random, max_value, constants)
-        if quantities is not None:
-            return replace(graph, quantities=tuple(quantities))
+        drawn = _draw_literals(graph.quantities, relations, random, max_value, set(constants))
+        if drawn is not None:
+            numbered = [
+                Quantity(q.owner, q.item, q.relation, q.inputs, literals, q.phrasing)
+                for q, literals in zip(graph.quantities, drawn, strict=True)
+            ]
+            return Graph(tuple(numbered), graph.asked)
     return None
 
 
 def _draw_literals(
-    quantities: Sequence[Quantity], random: Random, max_value: int, constants: set[int]
-) -> list[Quantity] | None:
-    used = set(constants)
+    quantities: Sequence[Quantity],
+    relations: Sequence[Relation],
+    random: Random,
+    max_value: int,
+    used: set[int],
+) -> list[tuple[int, ...]] | None:
+    """Literals of each quantity in turn, none of them in `used`; None once a value leaves its range."""
     values: list[int] = []
-    drawn: list[Quantity] = []
-    for quantity in quantities:
-        relation = BY_NAME[quantity.relation]
+    drawn: list[tuple[int, ...]] = []
+    for quantity, relation in zip(quantities, relations, strict=True):
         inputs = [values[index] for index in quantity.inputs]
         literals = _draw_distinct(relation, inputs, random, used)
         if literals is None:
@@ -123,7 +140,7 @@ def _draw_literals(
             return None
         used.update(literals)
         values.append(value)
-        drawn.append(replace(quantity, literals=literals))
+        drawn.append(literals)
     return drawn
 
 
@@ -142,19 +159,29 @@ def _draw_distinct(
 class _Builder:
     """Grows the list of quantities of one graph, from the asked quantity down to the given ones."""
 
-    def __init__(self, random: Random, options: GraphOptions) -> None:
+    def __init__(self, random: Random, options: GraphOptions, *, max_quantities: int) -> None:
         self.random = random
         self.options = options
         self.quantities: list[Quantity] = []
-        self.owners = random.sample(options.names, len(options.names))
+        self.owners = random.sample(options.names, min(max_quantities, len(options.names)))
+
+    def add_asked(self, operations: int) -> bool:
+        """Append the asked quantity and all it needs. Its relation is drawn first, so that every kind is as
+        frequent as the others, whatever few items it gives."""
+        relation = self._choose_relation(operations)
+        if relation is None:
+            return False
+        item = relation.converts[1] if relation.converts else self.random.choice(self.options.list_items())
+        return self._add_derived(relation, operations, item)
 
     def add_tree(self, operations: int, item: str) -> bool:
         """Append a quantity of `item` that needs `operations` new operations, and what it reads before it."""
         if operations == 0:
             return self._append(GIVEN, item, ())
         relation = self._choose_relation(operations, item)
-        if relation is None:
-            return False
+        return relation is not None and self._add_derived(relation, operations, item)
+
+    def _add_derived(self, relation: Relation, operations: int, item: str) -> bool:
         input_item = self._choose_input_item(relation, item)
         inputs: list[int] = []
         for share in self._share_out(operations - relation.num_operations, relation.num_inputs):
@@ -180,13 +207,13 @@ class _Builder:
         self.quantities.append(Quantity(self.owners.pop(), item, relation.name, inputs, phrasing=phrasing))
         return True
 
-    def _choose_relation(self, operations: int, item: str) -> Relation | None:
+    def _choose_relation(self, operations: int, item: str | None = None) -> Relation | None:
         fitting = [
             relation
             for relation in self.options.relations
             if relation.num_operations <= operations
             and (relation.num_inputs > 0 or relation.num_operations == operations)
-            and (relation.converts is None or relation.converts[1] == item)
+            and (item is None or relation.converts is None or relation.converts[1] == item)
         ]
         return self.random.choice(fitting) if fitting else None
 

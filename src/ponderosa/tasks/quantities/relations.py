@@ -19,7 +19,7 @@ class Relation:
     compute: the value from (inputs, literals). code: Python with {a} {b} {c} {n} {m}.
     statements: sentences with {t} {a} {b} {c} for owners, {n} {m} for literals, {item} of the target and
         {item_a} of the first input. constants: numbers in `code` that are not literals.
-    converts: (item of the first input, item of the target) if they differ; an empty input item means any.
+    converts: (item of the first input, item of the target) if they differ; an empty input item means any of ITEMS.
     """
 
     name: str
@@ -77,17 +77,17 @@ def _when(
     return lambda _, inputs: () if condition(inputs) else None
 
 
-def _conversion(source: str, target: str, factor: int, sentence: str) -> Relation:
+def _conversion(name: str, factor: int, converts: tuple[str, str], statements: tuple[str, ...]) -> Relation:
     return Relation(
-        f"convert_{source}",
+        name,
         1,
         1,
         _no_literals,
         lambda v, _: v[0] * factor,
         f"{{a}} * {factor}",
-        (sentence, f"{{t}} counts {{a}}'s {source} as {target}."),
+        statements,
         constants=(factor,),
-        converts=(source, target),
+        converts=converts,
     )
 
 
@@ -124,7 +124,7 @@ RELATIONS: tuple[Relation, ...] = (
         "{a} - {n}",
         (
             "{t} has {n} fewer {item} than {a}.",
-            "{t} has {n} {item} less than {a} does.",
+            "{t} has {n} {item} fewer than {a} does.",
             "Compared with {a}, {t} has {n} fewer {item}.",
         ),
     ),
@@ -138,7 +138,7 @@ RELATIONS: tuple[Relation, ...] = (
         (
             "{t} has {n} times as many {item} as {a}.",
             "{t} has {n} times the number of {item} that {a} has.",
-            "For each of the {item} that {a} has, {t} has {n}.",
+            "For every one of {a}'s {item}, {t} has {n}.",
         ),
     ),
     Relation(
@@ -151,7 +151,7 @@ RELATIONS: tuple[Relation, ...] = (
         (
             "{t} has half as many {item} as {a}.",
             "{t} has half the number of {item} that {a} has.",
-            "Half of the number of {item} that {a} has is what {t} has.",
+            "{a} has twice as many {item} as {t}.",
         ),
         constants=(2,),
     ),
@@ -176,9 +176,9 @@ RELATIONS: tuple[Relation, ...] = (
         lambda v, _: v[0] - v[1],
         "{a} - {b}",
         (
-            "{t} has as many {item} as {a} has beyond those of {b}.",
+            "{t} has as many {item} as the difference between {a}'s and {b}'s.",
             "{t} has the number of {item} by which {a} is ahead of {b}.",
-            "What {a} has over {b} in {item} is what {t} has.",
+            "{a} has more {item} than {b}, and the difference is what {t} has.",
         ),
     ),
     Relation(
@@ -190,8 +190,8 @@ RELATIONS: tuple[Relation, ...] = (
         "{a} * {n}",
         (
             "{t} gets {n} dollars for each of the {item_a} that {a} has.",
-            "{t} sells all the {item_a} of {a} at {n} dollars each.",
-            "The {item_a} of {a} bring {t} {n} dollars each.",
+            "{t} sells all of {a}'s {item_a} for {n} dollars each.",
+            "Each of {a}'s {item_a} earns {t} {n} dollars.",
         ),
         converts=("", "dollars"),
     ),
@@ -216,9 +216,9 @@ RELATIONS: tuple[Relation, ...] = (
         lambda v, n: v[0] // n[0],
         "{a} // {n}",
         (
-            "{t} has one of {n} equal shares of the {item} of {a}.",
-            "{t} gets as many {item} as each of {n} people sharing those of {a} equally.",
-            "The {item} of {a} make {n} equal heaps, and {t} has as many as one heap.",
+            "{t} has one of {n} equal shares of {a}'s {item}.",
+            "{t} has as many {item} as each of {n} people who share {a}'s equally.",
+            "If {a} made {n} equal heaps of {item}, each heap would hold as many as {t} has.",
         ),
     ),
     Relation(
@@ -230,8 +230,8 @@ RELATIONS: tuple[Relation, ...] = (
         "{a} - {n} - {m}",
         (
             "{t} began with as many {item} as {a}, then gave away {n} and lost {m}.",
-            "{t} has what would be left if {n} and then {m} were taken from the {item} of {a}.",
-            "Take {n} and then {m} from the {item} of {a}: {t} has what is left.",
+            "{t} has what would be left if {n} and then {m} were taken from {a}'s {item}.",
+            "Take {n} and then {m} from {a}'s {item}, and as many are left as {t} has.",
         ),
     ),
     Relation(
@@ -244,7 +244,7 @@ RELATIONS: tuple[Relation, ...] = (
         (
             "{t} has {n}% of the number of {item} that {a} has.",
             "{t} has {n} percent as many {item} as {a}.",
-            "Of every 100 {item} that {a} has, {t} has {n}.",
+            "For every 100 {item} that {a} has, {t} has {n}.",
         ),
         constants=(100,),
     ),
@@ -256,7 +256,7 @@ RELATIONS: tuple[Relation, ...] = (
         lambda v, _: (v[0] + v[1]) // 2,
         "({a} + {b}) // 2",
         (
-            "{t} has the average of the numbers of {item} of {a} and {b}.",
+            "{t} has the average of {a}'s and {b}'s numbers of {item}.",
             "{t} has as many {item} as {a} and {b} have on average.",
             "On average {a} and {b} have as many {item} as {t}.",
         ),
@@ -271,7 +271,7 @@ RELATIONS: tuple[Relation, ...] = (
         "{a} + {b} + {c}",
         (
             "{t} has as many {item} as {a}, {b} and {c} in total.",
-            "{t} has the total of the {item} of {a}, {b} and {c}.",
+            "{t} has as many {item} as {a}, {b} and {c} put together.",
             "In total, {a}, {b} and {c} have as many {item} as {t}.",
         ),
     ),
@@ -284,7 +284,7 @@ RELATIONS: tuple[Relation, ...] = (
         "{a} + {n}",
         (
             "{t} would have as many {item} as {a} after giving away {n}.",
-            "{t} must lose {n} {item} to have as many as {a}.",
+            "{t} would have to lose {n} {item} to have as many as {a}.",
             "If {n} {item} were taken from {t}, {t} would have as many as {a}.",
         ),
     ),
@@ -310,7 +310,7 @@ RELATIONS: tuple[Relation, ...] = (
         "{a} - {b}",
         (
             "{t} and {b} together have as many {item} as {a}.",
-            "{t} makes up, with {b}, the number of {item} that {a} has.",
+            "{t} has as many {item} as {b} would need to catch up with {a}.",
             "Counted together, {b} and {t} have as many {item} as {a}.",
         ),
     ),
@@ -322,9 +322,9 @@ RELATIONS: tuple[Relation, ...] = (
         lambda v, n: v[0] // n[0],
         "{a} // {n}",
         (
-            "{t} would have as many {item} as {a} with {n} times as many.",
+            "{t} would need {n} times as many {item} to match {a}.",
             "{t} has so few {item} that {a} has {n} times as many.",
-            "If {t} had {n} times as many {item}, it would be as many as {a}.",
+            "{a} has {n} times as many {item} as {t}.",
         ),
     ),
     Relation(
@@ -335,14 +335,41 @@ RELATIONS: tuple[Relation, ...] = (
         lambda v, n: v[0] % n[0],
         "{a} % {n}",
         (
-            "{t} gets what is left over when the {item} of {a} are packed in boxes of {n}.",
-            "{t} has the {item} that remain when {a} fills boxes of {n}.",
-            "Packed in boxes of {n}, the {item} of {a} leave over what {t} has.",
+            "{t} has the {item} left over when {a}'s are packed in boxes of {n}.",
+            "{t} has the {item} that remain after {a} fills all the boxes of {n} that can be filled.",
+            "When {a} packs {item} in boxes of {n}, as many are left over as {t} has.",
         ),
     ),
-    _conversion("dozens", "eggs", 12, "{t} has exactly the eggs in the dozens of {a}."),
-    _conversion("weeks", "days", 7, "{t} has as many days as there are in the weeks of {a}."),
-    _conversion("hours", "minutes", 60, "{t} has as many minutes as there are in the hours of {a}."),
+    _conversion(
+        "convert_dozens",
+        12,
+        ("cartons of a dozen eggs", "eggs"),
+        (
+            "{t} has exactly the eggs in {a}'s cartons of a dozen.",
+            "{t} unpacks all the eggs from {a}'s cartons of a dozen.",
+            "The eggs in {a}'s cartons of a dozen are as many as {t} has.",
+        ),
+    ),
+    _conversion(
+        "convert_weeks",
+        7,
+        ("weeks of leave", "days of leave"),
+        (
+            "{t} has as many days of leave as there are in {a}'s weeks of leave.",
+            "{t} has the same leave as {a}, counted in days and not in weeks.",
+            "Counted in days, {a}'s weeks of leave are as many as {t} has.",
+        ),
+    ),
+    _conversion(
+        "convert_hours",
+        60,
+        ("hours of music", "minutes of music"),
+        (
+            "{t} has as many minutes of music as there are in {a}'s hours of music.",
+            "{t} has the same music as {a}, counted in minutes and not in hours.",
+            "Counted in minutes, {a}'s hours of music are as many as {t} has.",
+        ),
+    ),
 )
 
 BY_NAME = {relation.name: relation for relation in (GIVEN, *RELATIONS)}
@@ -350,7 +377,7 @@ BY_NAME = {relation.name: relation for relation in (GIVEN, *RELATIONS)}
 
 NAMES: tuple[str, ...] = tuple(
     (
-        "Tom Ana Bo Mia Sam Lea Max Eva Jack Rosa Ben Ida Hugo Nora Leo Zoe Adam Lucy Omar Ruth Paul Kate Finn Maya "
+        "Tom Ana Bo Mia Sam Lea Gus Eva Jack Rosa Ben Ida Hugo Nora Leo Zoe Adam Lucy Omar Ruth Paul Kate Finn Maya "
         "Ivan Tess Noah Alma Otto Jane Carl Vera Dean Lily Mark Anna Hans June Eric Cleo Luke Dora Sven Hope Ravi "
         "Iris Joel Faye Kurt Gwen Abel Rita Theo Opal Glen Nina Seth Elsa Troy Lola Ward Pia Cole Uma"
     ).split()

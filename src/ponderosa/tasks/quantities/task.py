@@ -25,8 +25,9 @@ from ponderosa.tasks.quantities.graph import (
     count_operations,
     describe_content,
     describe_shape,
-    draw_graph,
+    draw_structure,
     evaluate_graph,
+    find_needed,
     number_graph,
 )
 from ponderosa.tasks.quantities.relations import ITEMS, NAMES, RELATIONS
@@ -42,13 +43,18 @@ Split = Literal["train", "selection", "test", "structural"]
 STRUCTURAL_FRAC = 0.1
 SPLIT_ENDS: dict[str, float] = {"train": 0.8, "selection": 0.9, "test": 1.0}
 MAX_DRAWS = 20_000
+MAX_NUMBERINGS = 50
+"""Numbers tried on one shape before another is drawn; a shape with few numberings may have none in a split."""
+MAX_RENUMBERINGS = 1_000
 
 
 class QuantitiesOptions(Config):
     """What problems to draw."""
 
     relations: tuple[str, ...] = Field(
-        tuple(relation.name for relation in RELATIONS), description="relation kinds that may occur"
+        tuple(relation.name for relation in RELATIONS),
+        min_length=1,
+        description="relation kinds that may occur",
     )
     min_operations: int = Field(1, ge=1, le=12, description="fewest operations the asked quantity needs")
     max_operations: int = Field(3, ge=1, le=12, description="most operations; difficulties are drawn evenly")
@@ -72,11 +78,10 @@ class QuantitiesOptions(Config):
 
     def build_graph_options(self) -> GraphOptions:
         relations = tuple(relation for relation in RELATIONS if relation.name in self.relations)
-        converted = {r.converts[1] for r in relations if r.converts and r.converts[0]}
         return GraphOptions(
             relations=relations,
             names=NAMES[: self.num_names],
-            items=(*ITEMS[: self.num_items], *sorted(converted)),
+            items=ITEMS[: self.num_items],
             max_value=self.max_value,
             max_phrasings=self.num_phrasings,
         )
@@ -118,22 +123,51 @@ class QuantitiesTask:
 
     def draw(self, random: Random, split: str, operations: int) -> Problem:
         """One problem of `split` that needs `operations` operations."""
+        graph = self.draw_graph(random, split, operations)
+        question = render_question(graph, random, max_phrasings=self.options.num_phrasings)
+        return build_problem(graph, question, split)
+
+    def draw_graph(self, random: Random, split: str, operations: int) -> Graph:
+        """One graph of `split`: a shape drawn alike for every split that shares it, then numbers until they fit.
+
+        Raises ConfigError if the options leave the split without any.
+        """
         for _ in range(MAX_DRAWS):
             distractors = random.randint(0, self.options.max_distractors)
-            graph = draw_graph(random, self._graph_options, operations=operations, distractors=distractors)
-            if find_split(graph) == split:
-                question = render_question(graph, random, max_phrasings=self.options.num_phrasings)
-                return build_problem(graph, question, split)
+            structure = draw_structure(
+                random, self._graph_options, operations=operations, distractors=distractors
+            )
+            if structure is None or is_held_out(structure) != (split == "structural"):
+                continue
+            graph = self._draw_numbers(structure, random, split)
+            if graph is not None:
+                return graph
         raise ConfigError(
             f"these options leave no problems with {operations} operations in split {split!r}: "
-            "allow more relations or larger values"
+            "allow more relations, more names or larger values"
         )
+
+    def _draw_numbers(self, structure: Graph, random: Random, split: str) -> Graph | None:
+        for _ in range(MAX_NUMBERINGS):
+            graph = number_graph(structure, random, self.options.max_value)
+            if graph is None or split == "structural" or find_content_split(graph) == split:
+                return graph
+        return None
 
 
 def find_split(graph: Graph) -> str:
-    """The one split a graph belongs to. One-operation shapes are never held out: they are the alphabet."""
-    if count_operations(graph) > 1 and split_bucket(["shape", *describe_shape(graph)]) < STRUCTURAL_FRAC:
-        return "structural"
+    """The one split a graph belongs to."""
+    return "structural" if is_held_out(graph) else find_content_split(graph)
+
+
+def is_held_out(graph: Graph) -> bool:
+    """Is the shape kept for the structural split? A relation on its own never is: those are the alphabet."""
+    derived = [index for index in find_needed(graph) if graph.quantities[index].relation != "given"]
+    return len(derived) > 1 and split_bucket(["shape", *describe_shape(graph)]) < STRUCTURAL_FRAC
+
+
+def find_content_split(graph: Graph) -> str:
+    """The split that a graph's shape and numbers fall in, if its shape is not held out."""
     bucket = split_bucket(["content", *describe_content(graph)])
     return next(split for split, end in SPLIT_ENDS.items() if bucket < end)
 
@@ -170,11 +204,13 @@ def load_graph(problem: Problem) -> Graph:
 def renumber_problem(problem: Problem, seed: int) -> tuple[Problem, dict[int, int]] | None:
     """The same problem with other numbers, its true answer, and what each literal became.
 
-    The wording keeps its order, so only numbers differ. None if no other numbers were found.
+    The wording keeps its order, so only numbers differ. None if no other numbers were found in many tries.
     """
     graph = load_graph(problem)
     random = Random(derive_seed("renumber", problem.id, seed))
-    numbered = number_graph(graph, random, max(1000, *evaluate_graph(graph)))
+    max_value = max(1000, *evaluate_graph(graph))
+    tries = (number_graph(graph, random, max_value) for _ in range(MAX_RENUMBERINGS))
+    numbered = next((other for other in tries if other is not None and other != graph), None)
     if numbered is None:
         return None
     mapping = {

@@ -7,16 +7,15 @@ find the right sentence.
 
 from random import Random
 
-from ponderosa.tasks.quantities.graph import GraphOptions, draw_graph
+from ponderosa.tasks.quantities.task import QuantitiesTask
 from ponderosa.tasks.quantities.wording import render_statement
 
 FACTS_PER_DOCUMENT = 12
 
 
-def write_lookup(random: Random, options: GraphOptions, *, max_operations: int, distractors: int) -> str:
-    """Statements in shuffled order, then every owner with the sentence that defines it."""
-    operations = random.randint(1, max_operations)
-    graph = draw_graph(random, options, operations=operations, distractors=distractors)
+def write_lookup(random: Random, task: QuantitiesTask, *, max_operations: int) -> str:
+    """Statements of a training problem in shuffled order, then every owner with the sentence that defines it."""
+    graph = task.draw_graph(random, "train", random.randint(1, max_operations))
     indices = range(len(graph.quantities))
     listed = " ".join(render_statement(graph, index) for index in random.sample(indices, len(indices)))
     found = [
