@@ -4,10 +4,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-CODE   := src tests bench
-BENCH  ?= $(filter-out bench/readme_tables.py,$(wildcard bench/*.py))
+CODE   := src tests bench docs
+BENCH  ?= $(filter-out bench/record.py,$(wildcard bench/*.py))
 
-.PHONY: help quickstart test test-slow test-gpu bench readme clean
+.PHONY: help quickstart test test-slow test-gpu bench tables clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -28,14 +28,11 @@ test-slow: $(VENV)/.dev ## Tests that take minutes: whole recipes, killed and co
 test-gpu: $(VENV)/.dev ## Tests that need an accelerator
 	$(BIN)/pytest -m gpu
 
-bench: $(VENV)/.bench ## Measure beside the peers; results/bench-NAME/
-	@set -e; for script in $(BENCH); do \
-		echo "== $$script"; \
-		$(BIN)/python bench/readme_tables.py record $$script; \
-	done
+bench: $(VENV)/.bench ## Measure everything beside its peer, into results/bench-NAME/
+	@set -e; for script in $(BENCH); do echo "== $$script"; $(BIN)/python bench/record.py $$script; done
 
-readme: $(VENV)/.dev ## Fill the README's tables from results/
-	$(BIN)/python bench/readme_tables.py write
+tables: $(VENV)/.gym ## Fill the tables of the README and docs/ from results/ and the sources
+	$(BIN)/python docs/tables.py
 
 clean: ## Remove .venv, caches and build output; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -38,6 +38,7 @@ VOCAB = 2048
 PROMPT_TOKENS = 64
 NEW_TOKENS = 128
 NUM_PROMPTS = 128
+TARGETS = {"even": 2.0, "ragged": 3.0}
 SAMPLES = 8
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -137,8 +138,8 @@ def compare(
     ratios = [peer / own for own, peer in zip(seconds["native"], seconds["transformers"], strict=True)]
     num_tokens = sum(workload.lengths)
     return {
-        "native_tok_s": num_tokens / statistics.median(seconds["native"]),
-        "transformers_tok_s": num_tokens / statistics.median(seconds["transformers"]),
+        "ours": num_tokens / statistics.median(seconds["native"]),
+        "theirs": num_tokens / statistics.median(seconds["transformers"]),
         "ratio": statistics.median(ratios),
         "ratio_low": min(ratios),
         "ratio_high": max(ratios),
@@ -169,10 +170,12 @@ def main() -> None:
             )
             for work, workload in build_workloads().items():
                 figures = compare(model, engine, workload, arguments.repeats, on_cpu_time=arguments.cpu_time)
-                rows.append({"work": work, "model": name, "dtype": dtype, **figures})
+                label = {"work": f"rollouts, {work}, {name}, {dtype}", "peer": "transformers generate"}
+                target = TARGETS["ragged" if "ragged" in work else "even"]
+                rows.append({**label, "unit": "tokens/s", "target": target, **figures})
                 print(
-                    f"{work:34} {name:12} {dtype:9} {figures['native_tok_s']:10.0f} "
-                    f"{figures['transformers_tok_s']:10.0f} {figures['ratio']:6.2f}  "
+                    f"{work:34} {name:12} {dtype:9} {figures['ours']:10.0f} "
+                    f"{figures['theirs']:10.0f} {figures['ratio']:6.2f}  "
                     f"({figures['ratio_low']:.2f}-{figures['ratio_high']:.2f})",
                     flush=True,
                 )

@@ -23,6 +23,7 @@ STEP = "# Tom has 4 more apples than Bo.\nbo = {number}\ntom = bo + 4\nprint(tom
 NUM_STEPS = {"monty": 2000, "cpython": 200}
 NUM_PEER_STEPS = 30
 STEPS_PER_SOLUTION = 5
+TARGET = 100.0
 
 
 def measure_peer(workers: int) -> float:
@@ -106,16 +107,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, rates in ours.items():
         ratio = statistics.median(rate / peer for rate, peer in zip(rates, peers, strict=True))
         row = {
-            "name": name,
+            "work": f"isolated code steps: {name}",
+            "peer": "python -I per step",
+            "unit": "steps/s",
             "ours": statistics.median(rates),
-            "peer": statistics.median(peers),
+            "theirs": statistics.median(peers),
             "ratio": ratio,
+            "target": TARGET if name.startswith("monty") else None,
         }
-        print(f"{name}, {row['ours']:.0f}, {row['peer']:.1f}, {ratio:.0f}x")
-        rows.append({"benchmark": "sandbox", "unit": "steps/s", "workers": options.workers, **row})
+        print(f"{name}, {row['ours']:.0f}, {row['theirs']:.1f}, {ratio:.0f}x")
+        rows.append(row)
     if options.json:
-        with options.json.open("a", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row) + "\n" for row in rows)
+        settings = {"workers": options.workers, "rounds": options.rounds}
+        options.json.write_text(
+            json.dumps({"schema": 1, "settings": settings, "rows": rows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

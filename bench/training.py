@@ -215,7 +215,7 @@ def build_contestants(is_packed: bool) -> dict[str, Contestant]:
 
 
 def measure(is_packed: bool, seconds: float, repeats: int) -> list[dict[str, Any]]:
-    """One row for each contestant: median tokens/s, and ours over it."""
+    """One row for each peer: median tokens/s of both sides, and ours over it."""
     documents = draw_documents(600, seed=0)
     rows = pack_rows(documents, ROW_LENGTH).rows if is_packed else documents
     contestants = build_contestants(is_packed)
@@ -224,13 +224,18 @@ def measure(is_packed: bool, seconds: float, repeats: int) -> list[dict[str, Any
         for name, contestant in contestants.items():
             speeds[name].append(contestant(rows, seconds))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
+    ours = medians.pop("ponderosa")
     return [
         {
-            "work": "packed" if is_packed else "unpacked",
-            "contestant": name,
-            "tokens_per_s": round(median),
-            "runs": [round(value) for value in speeds[name]],
-            "ponderosa_over_it": round(medians["ponderosa"] / median, 2),
+            "work": "training, packed documents" if is_packed else "training, unpacked documents",
+            "peer": name,
+            "unit": "tokens/s",
+            "ours": round(ours),
+            "theirs": round(median),
+            "ratio": round(ours / median, 2),
+            "target": (1.6 if is_packed else 1.2) if name.startswith("trl") else None,
+            "our_runs": [round(value) for value in speeds["ponderosa"]],
+            "their_runs": [round(value) for value in speeds[name]],
         }
         for name, median in medians.items()
     ]
@@ -254,7 +259,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             results.append(row)
     if options.json:
-        write_json(options.json, {"parameters": num_parameters, "rows": results})
+        settings = {"parameters": num_parameters, "threads": torch.get_num_threads()}
+        write_json(options.json, {"schema": 1, "settings": settings, "rows": results})
 
 
 if __name__ == "__main__":

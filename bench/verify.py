@@ -27,6 +27,7 @@ from ponderosa.verify.reading import read_form
 ROUNDS = 3
 NUM_PLAIN = 300
 TARGETS = {"plain": 20.0, "latex": 3.0}
+WORK = {"plain": "verdicts, plain numbers", "latex": "verdicts, mixed LaTeX"}
 _CASES = Path(__file__).parent.parent / "tests" / "data" / "grader_cases.jsonl"
 _NOT_ANSWERS = ("extraction", "hostile")
 
@@ -90,14 +91,16 @@ def main() -> None:
             own_s, peer_s = (median(each[side][0] for each in rounds) for side in (0, 1))
             rows.append(
                 {
-                    "pairs": name,
+                    "work": WORK[name],
+                    "peer": "math-verify",
+                    "unit": "verdicts/s",
                     "n": len(pairs),
-                    "ponderosa_per_s": round(1 / own_s, 1),
-                    "math_verify_per_s": round(1 / peer_s, 1),
+                    "ours": round(1 / own_s, 1),
+                    "theirs": round(1 / peer_s, 1),
                     "ratio": round(median(each[1][0] / each[0][0] for each in rounds), 1),
                     "target": TARGETS[name],
-                    "ponderosa_wrong": dict(zip(("positive", "negative"), rounds[0][0][1:], strict=True)),
-                    "math_verify_wrong": dict(zip(("positive", "negative"), rounds[0][1][1:], strict=True)),
+                    "our_wrong": dict(zip(("positive", "negative"), rounds[0][0][1:], strict=True)),
+                    "their_wrong": dict(zip(("positive", "negative"), rounds[0][1][1:], strict=True)),
                 }
             )
     for row in rows:

@@ -12,9 +12,14 @@ from ponderosa.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of every configuration; it lives beside the code it configures."""
+    """Base of every configuration; it lives beside the code it configures.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    A field's documentation is its `description` or the docstring below it; docs/recipes.md is made of these.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -1,0 +1,237 @@
+"""Fill the generated regions of the documentation: `<!-- NAME -->` to `<!-- /NAME -->`.
+
+    python docs/tables.py            write them
+    python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
+
+`run NAME` is the stage table of results/NAME, `bench` the rows of every results/bench-*, `stages` the configuration of
+every stage kind. What has not been measured says so.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ponderosa.artifacts import read_json
+from ponderosa.report.numbers import (
+    MISSING,
+    format_amount,
+    format_count,
+    format_duration,
+    format_interval,
+    format_p,
+    format_percent,
+    format_points,
+)
+from ponderosa.report.table import StageLine, list_stage_lines
+from ponderosa.stages.stage import STAGES, get_stage
+from ponderosa.tasks.quantities.task import QuantitiesOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/recipes.md")
+NOT_MEASURED = "*Not measured yet.*"
+
+Rows = Sequence[Sequence[str]]
+
+
+def fill_regions(text: str, results: Path) -> str:
+    """The text with every generated region written anew."""
+    pattern = re.compile(r"<!-- (run \S+|bench|stages) -->\n.*?<!-- /\1 -->", re.DOTALL)
+    return pattern.sub(
+        lambda match: f"<!-- {match[1]} -->\n{render_region(match[1], results)}\n<!-- /{match[1]} -->", text
+    )
+
+
+def render_region(name: str, results: Path) -> str:
+    """The Markdown of one region."""
+    kind, _, argument = name.partition(" ")
+    if kind == "run":
+        return render_run(results / argument)
+    return render_bench(results) if kind == "bench" else "\n\n".join(render_stages())
+
+
+def render_run(folder: Path) -> str:
+    """A recorded run: one line for each model and suite, its slices beside it."""
+    if not (folder / "summary.json").exists():
+        return NOT_MEASURED
+    summary, manifest = read_json(folder / "summary.json"), read_json(folder / "manifest.json")
+    metric = manifest["recipe"].get("headline", {}).get("metric", "pass@1")
+    lines = list_stage_lines(summary["rows"], summary["tests"], metric)
+    slices = list_slices(summary["rows"], lines[0].suite)
+    header = [
+        "suite",
+        "model",
+        f"{metric} [95% interval]",
+        "n",
+        *(name.replace("=", " ") for name in slices),
+        "against the model before",
+        "grown in",
+        "training FLOPs",
+    ]
+    rows = [
+        [
+            line.suite if line.strategy == "greedy" else f"{line.suite}, {line.strategy}",
+            line.label,
+            f"**{format_percent(line.row['value'])}** {format_interval(line.row['low'], line.row['high'])}",
+            format_count(line.row["n"]),
+            *(render_slice(summary["rows"], line, name, metric) for name in slices),
+            render_test(line),
+            format_duration(line.row["stage_s"]),
+            format_amount(line.row["train_flops"]),
+        ]
+        for line in lines
+    ]
+    machine = f"Run: [`results/{folder.name}`](results/{folder.name}/manifest.json). {describe(manifest)}"
+    return f"{render_table(header, rows)}\n\n{machine}"
+
+
+def list_slices(rows: Sequence[Mapping[str, Any]], suite: str) -> list[str]:
+    """The slices of a suite, in the order of its rows."""
+    return list(
+        dict.fromkeys(row["slice"] for row in rows if row["suite"] == suite and row["slice"] != "all")
+    )
+
+
+def render_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str, metric: str) -> str:
+    same = ("stage", "model", "suite", "strategy", "seed")
+    for row in rows:
+        is_same = all(row[key] == line.row[key] for key in same)
+        if is_same and row["slice"] == name and row["metric"] == metric:
+            return f"{format_percent(row['value'])} (n = {format_count(row['n'])})"
+    return MISSING
+
+
+def render_test(line: StageLine) -> str:
+    if line.test is None:
+        return MISSING
+    return f"{format_points(line.difference)} points, {format_p(line.test['p_value'])}"
+
+
+def render_bench(results: Path) -> str:
+    """Every recorded benchmark: for each piece of work, its strongest peer with an aim, and without one."""
+    blocks = []
+    for folder in sorted(results.glob("bench-*")):
+        strongest: dict[tuple[str, bool], Mapping[str, Any]] = {}
+        for row in read_json(folder / "summary.json")["rows"]:
+            key = (row["work"], row.get("target") is not None)
+            if key not in strongest or row["ratio"] < strongest[key]["ratio"]:
+                strongest[key] = row
+        rows = [
+            [
+                row["work"],
+                row["peer"],
+                f"{format_amount(row['theirs'])} {row['unit']}",
+                f"{format_amount(row['ours'])} {row['unit']}",
+                f"**{row['ratio']:.3g}×**",
+                f"{row['target']:g}×" if row.get("target") else MISSING,
+            ]
+            for row in strongest.values()
+        ]
+        header = ["work", "strongest peer", "peer", "Ponderosa", "ratio", "aim"]
+        source = f"[`results/{folder.name}`](results/{folder.name}/manifest.json)"
+        machine = describe(read_json(folder / "manifest.json"))
+        blocks.append(f"{render_table(header, rows)}\n\n{source}. {machine}")
+    return "\n\n".join(blocks) or NOT_MEASURED
+
+
+def describe(manifest: Mapping[str, Any]) -> str:
+    """The machine and versions of a manifest in one sentence."""
+    hardware, versions = manifest["hardware"], manifest["versions"]
+    machine = f"{hardware['processor']}, {hardware['cores']} cores, {hardware['system']}"
+    return (
+        f"Machine: {machine}, Python {hardware['python']}, "
+        f"torch {versions['torch']}, transformers {versions['transformers']}."
+    )
+
+
+def render_stages() -> Iterator[str]:
+    """A section for each stage kind, then one for each configuration inside them and for the task options."""
+    shared: dict[str, type[BaseModel]] = {"QuantitiesOptions": QuantitiesOptions}
+    for kind, description in STAGES.items():
+        model = get_stage(kind).Config
+        yield f"### `{kind}`\n\n{capitalise(description)}.\n\n{render_fields(model, shared)}"
+    done: set[str] = set()
+    while pending := [name for name in shared if name not in done]:
+        for name in pending:
+            done.add(name)
+            yield f"### {name}\n\n{get_doc(shared[name])}\n\n{render_fields(shared[name], shared)}"
+
+
+def render_fields(model: type[BaseModel], shared: dict[str, type[BaseModel]]) -> str:
+    """A table of a configuration's keys; configurations inside it are added to `shared`."""
+    rows = []
+    for name, field in model.model_fields.items():
+        type_words = render_type(field.annotation, shared)
+        linked = re.search(r"\[(\w+)\]", type_words)
+        meaning = field.description or (get_doc(shared[linked[1]]) if linked else "")
+        rows.append([f"`{name}`", type_words, render_default(field), capitalise(meaning)])
+    return render_table(["key", "type", "default", "meaning"], rows)
+
+
+def render_type(annotation: Any, shared: dict[str, type[BaseModel]]) -> str:
+    """A type in words; a configuration is a link to its own table."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        shared[annotation.__name__] = annotation
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{argument}`" for argument in arguments)
+    if origin in (UnionType, Union):
+        return " or ".join(render_type(one, shared) for one in arguments if one is not type(None))
+    if origin is tuple:
+        return f"list of {render_type(arguments[0], shared)}"
+    if is_dataclass(annotation):
+        return f"mapping of {', '.join(f'`{field.name}`' for field in fields(annotation))}"
+    words = {str: "text", int: "whole number", float: "number", bool: "yes or no", dict: "mapping"}
+    return words[origin or annotation]
+
+
+def render_default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is PydanticUndefined or field.default in ((), None):
+        return MISSING
+    if isinstance(field.default, BaseModel):
+        return "its own"
+    if isinstance(field.default, tuple):
+        return ", ".join(f"`{item}`" for item in field.default)
+    return f"`{str(field.default).lower()}`"
+
+
+def capitalise(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:].removesuffix(".")
+
+
+def get_doc(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip()
+
+
+def render_table(header: Sequence[str], rows: Rows) -> str:
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, *rows)]
+    rule = " | ".join(["---"] * len(header))
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def main() -> None:
+    stale = []
+    for page in PAGES:
+        path = ROOT / page
+        text = path.read_text("utf-8")
+        filled = fill_regions(text, ROOT / "results")
+        if filled != text:
+            stale.append(page)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(filled, "utf-8")
+    if stale and "--check" in sys.argv[1:]:
+        sys.exit(f"out of date: {', '.join(stale)}; run `make tables`")
+
+
+if __name__ == "__main__":
+    main()
