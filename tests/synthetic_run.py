@@ -184,7 +184,7 @@ def _build_manifest(name: str, kind: str, key: str) -> dict[str, Any]:
         "seed": 7,
         "inputs": {},
         "versions": {"ponderosa": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
-        "hardware": {"processor": "x86_64 with AVX-512", "cores": 2, "memory": "15.6 GiB", "device": "cpu"},
+        "hardware": {"system": "Linux", "processor": "x86_64 with AVX-512", "cores": 2, "python": "3.11.9"},
         "facts": {"parameters": 1_907_000} if tokens else {},
         "ledger": {
             "train_tokens": tokens,
