@@ -6,6 +6,7 @@ with ponderosa.load("runs/quickstart/model") as reasoner:
 """
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.suites import load_suite
 from ponderosa.evaluation.summary import RowContext, summarise
 from ponderosa.formats import PromptFormat, get_format, load_format
-from ponderosa.pipeline import RunOptions, find_recipe, load_recipe, run_recipe
+from ponderosa.pipeline import RunOptions, find_base, find_recipe, load_recipe, run_recipe
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import Attempt, Problem, Step
 from ponderosa.sandbox import Sandbox
@@ -96,6 +97,7 @@ class Reasoner:
         progress: Progress = SILENT,
     ) -> list[dict[str, Any]]:
         """Result rows of a suite (a name or FILE.jsonl): every metric and slice with its interval."""
+        started_at = time.monotonic()
         drawn = load_suite(suite, seed=seed, limit=limit, base=Path())
         for row in drawn.quarantined:
             progress.say(f"left out {row.file}:{row.line}: {row.reason}")
@@ -118,6 +120,7 @@ class Reasoner:
             suite_hash=drawn.content_hash,
             strategy=strategy,
             seed=seed,
+            eval_s=time.monotonic() - started_at,
         )
         return summarise(context, drawn.problems, graded, drawn.slice_keys)
 
@@ -170,4 +173,6 @@ def run(
     """Run a recipe (a shipped name or a file); the path of its `summary.json`."""
     path = find_recipe(str(recipe))
     loaded = load_recipe(path, assignments)
-    return run_recipe(loaded, path.parent, Path(out or Path("runs") / loaded.name), options or RunOptions())
+    return run_recipe(
+        loaded, find_base(path), Path(out or Path("runs") / loaded.name), options or RunOptions()
+    )

@@ -48,9 +48,7 @@ def main() -> NoReturn:
         app(standalone_mode=False)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted; the same command continues where this one stopped", file=sys.stderr)
         sys.exit(130)
     except PonderosaError as error:
@@ -84,11 +82,11 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
-    from ponderosa.pipeline import RunOptions, find_recipe, load_recipe, plan_recipe, run_recipe
+    from ponderosa.pipeline import RunOptions, find_base, find_recipe, load_recipe, plan_recipe, run_recipe
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, assignments or [])
-    base = path.parent if path.suffix and path.parent.exists() else Path()
+    base = find_base(path)
     out = out or Path("runs") / loaded.name
     if dry_run:
         for stage in plan_recipe(loaded, base):

@@ -35,19 +35,29 @@ def parse_config(model: type[ConfigT], values: Mapping[str, Any], *, where: str)
 
 
 def load_yaml(path: Path) -> Any:
-    """Parsed YAML (safe types only). Raises ConfigError with the line if it does not parse."""
+    """Parsed YAML (safe types only), anchors written out, so that a value that is changed in one place is
+    changed there alone. Raises ConfigError with the line if it does not parse."""
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return _copy(yaml.safe_load(path.read_text("utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable text file: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def set_path(values: dict[str, Any], assignment: str) -> None:
     """Apply one `--set a.b=value` in place; the value is read as YAML.
 
-    A list of named mappings (a recipe's stages) is addressed by name: `stages.sft.epochs=2`.
+    A list of named mappings (a recipe's stages) is addressed by name: `stages.sft.epochs=2`; any other list by
+    place, from 0: `stages.problems.sources.0.count=500`.
     """
     path, equals, text = assignment.partition("=")
     if not equals:
@@ -70,6 +80,10 @@ def _descend(node: Any, key: str, assignment: str) -> Any:
         named = {item["name"]: item for item in node if isinstance(item, dict) and "name" in item}
         if key in named:
             return named[key]
+        if not named and key.isdigit() and int(key) < len(node):
+            return node[int(key)]
+        if not named:
+            raise ConfigError(f"--set {assignment!r}: {key!r} is no place in a list of {len(node)}")
         raise ConfigError(f"--set {assignment!r}: nothing is named {key!r}{suggest(key, named)}")
     if isinstance(node, dict):
         return node.setdefault(key, {})

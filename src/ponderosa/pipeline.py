@@ -7,10 +7,11 @@ seconds or worker counts. So running again does only what changed, and a run kil
 """
 
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,28 @@ from ponderosa.errors import ConfigError
 from ponderosa.identity import content_hash
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
-from ponderosa.stages.stage import Context, Outcome, Stage, StageConfig, get_stage
+from ponderosa.stages.stage import (
+    PRODUCTS,
+    UNFINISHED,
+    Context,
+    Outcome,
+    Stage,
+    StageConfig,
+    get_stage,
+)
 
 RECIPES = Path(__file__).parent / "recipes"
-PACKAGES = ("ponderosa", "torch", "transformers", "tokenizers", "numpy", "pydantic-monty", "math-verify", "sympy")
+DTYPES = ("auto", "float32", "bfloat16")
+PACKAGES = (
+    "ponderosa",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pydantic-monty",
+    "math-verify",
+    "sympy",
+)
 
 
 class Recipe(Config):
@@ -52,6 +71,8 @@ class PlannedStage:
     config: StageConfig
     key: str
     needs: tuple[str, ...]
+    external: Mapping[str, str]
+    """Content hash of everything it reads from outside the run, by name."""
 
     @property
     def folder_name(self) -> str:
@@ -73,14 +94,39 @@ def find_recipe(name: str) -> Path:
     return RECIPES / f"{name}.yaml"
 
 
+def find_base(path: Path) -> Path:
+    """The folder a recipe's file names are relative to: its own, or where we are for a shipped recipe."""
+    return Path() if path.parent == RECIPES else path.parent
+
+
 def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `--set path=value` assignments."""
+    """Read a recipe and apply `--set path=value` assignments. `base=DIR` set so is relative to where we are."""
+    values = _load_values(path)
+    for assignment in assignments:
+        set_path(values, assignment)
+        if assignment.startswith("base=") and values["base"] is not None:
+            values["base"] = str(Path(str(values["base"])).expanduser().absolute())
+    return parse_config(Recipe, values, where=path.name)
+
+
+def _load_values(path: Path) -> dict[str, Any]:
+    """A recipe file's values. With `extends: RECIPE` its stages follow that recipe's; one of the same name
+    changes only the values it gives."""
     values = load_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: a recipe is a mapping with name and stages")
-    for assignment in assignments:
-        set_path(values, assignment)
-    return parse_config(Recipe, values, where=path.name)
+    if "extends" not in values:
+        return values
+    parent = _load_values(_find_parent(path, values.pop("extends")))
+    stages = {stage.get("name"): stage for stage in parent.get("stages", ())}
+    for stage in values.pop("stages", ()):
+        stages[stage.get("name")] = {**stages.get(stage.get("name"), {}), **stage}
+    return {**parent, **values, "stages": list(stages.values())}
+
+
+def _find_parent(path: Path, name: str) -> Path:
+    beside = path.parent / name
+    return beside if beside.suffix in {".yaml", ".yml"} and beside.exists() else find_recipe(name)
 
 
 def plan_recipe(recipe: Recipe, base: Path) -> list[PlannedStage]:
@@ -98,7 +144,9 @@ def plan_recipe(recipe: Recipe, base: Path) -> list[PlannedStage]:
 def _place_base(recipe: Recipe) -> Iterator[dict[str, Any]]:
     names = [entry.get("name") for entry in recipe.stages]
     if recipe.base is not None and "base" not in names:
-        raise ConfigError(f"recipe {recipe.name!r} has no stage named 'base' for base={recipe.base} to replace")
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no stage named 'base' for base={recipe.base} to replace"
+        )
     for entry in recipe.stages:
         is_replaced = recipe.base is not None and entry.get("name") == "base"
         yield {"name": "base", "use": "import_model", "path": recipe.base} if is_replaced else entry
@@ -116,15 +164,35 @@ def _plan_stage(
         raise ConfigError(f"two stages are named {name!r}; give each its own name")
     module = get_stage(kind)
     config = parse_config(module.Config, values, where=f"stage {name!r}")
-    needs = tuple(dict.fromkeys(config.needs()))
-    for need in needs:
+    needs = config.needs()
+    for need, product in needs.items():
         if need not in planned:
-            raise ConfigError(f"stage {name!r} reads {need!r}, which no earlier stage is named{suggest(need, planned)}")
+            raise ConfigError(
+                f"stage {name!r} reads {need!r}, which no earlier stage is named{suggest(need, planned)}"
+            )
+        if PRODUCTS[planned[need].kind] != product:
+            raise ConfigError(
+                f"stage {name!r} looks for a {product} in {need!r}, a stage of kind {planned[need].kind!r}; "
+                f"allowed kinds: {', '.join(kind for kind, made in PRODUCTS.items() if made == product)}"
+            )
     inputs = {need: planned[need].key for need in needs}
+    external = config.hash_inputs(base)
+    content = name_by_content(config.model_dump(mode="json"), external)
     key = content_hash(
-        [kind, module.VERSION, config.model_dump(mode="json"), inputs, config.hash_inputs(base), seed], length=12
+        [kind, module.VERSION, content, inputs, sorted(external.values()), seed],
+        length=12,
     )
-    return PlannedStage(name, kind, module, config, key, needs)
+    return PlannedStage(name, kind, module, config, key, tuple(needs), external)
+
+
+def name_by_content(value: Any, names: Mapping[str, str]) -> Any:
+    """A configuration in which everything outside the run goes by another name: the hash of its content (for the
+    key), or a name without its folders."""
+    if isinstance(value, dict):
+        return {key: name_by_content(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [name_by_content(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _prune(planned: Mapping[str, PlannedStage], recipe: Recipe) -> list[PlannedStage]:
@@ -134,7 +202,9 @@ def _prune(planned: Mapping[str, PlannedStage], recipe: Recipe) -> list[PlannedS
         return stages
     while True:
         read = {need for stage in stages for need in stage.needs}
-        kept = [stage for stage in stages if stage.name in read or stage.kind not in {"textbook", "tokenizer"}]
+        kept = [
+            stage for stage in stages if stage.name in read or stage.kind not in {"textbook", "tokenizer"}
+        ]
         if len(kept) == len(stages):
             return stages
         stages = kept
@@ -149,15 +219,22 @@ class RunOptions:
     workers: int = 2
     progress: Progress = SILENT
 
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"no dtype {self.dtype!r}{suggest(self.dtype, DTYPES)}")
+
 
 def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Path:
     """Run every unfinished stage of a recipe in `out`; the path of its summary.
 
-    Raises RunLocked if another process is running in the same folder.
+    Raises RunLocked if another process is running in the same folder, ConfigError for an unknown device.
     """
+    from ponderosa.engines.loading import select_device
+
     stages = plan_recipe(recipe, base)
+    options = replace(options, device=select_device(options.device))
     with lock_folder(out):
-        write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+        write_json(out / "recipe.json", describe_recipe(recipe, stages))
         folders: dict[str, Path] = {}
         for number, stage in enumerate(stages, 1):
             folder = out / "stages" / stage.folder_name
@@ -165,6 +242,7 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
             label = f"[{number}/{len(stages)}] {stage.name}"
             if (folder / "DONE").exists():
                 options.progress.say(f"{label}: finished earlier")
+                _remove(folder, UNFINISHED)
                 continue
             options.progress.say(f"{label} ({stage.kind})")
             _run_stage(stage, folder, folders, recipe, base, options)
@@ -181,7 +259,9 @@ def _run_stage(
     options: RunOptions,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"use": stage.kind, **stage.config.model_dump(mode="json")})
+    _remove(folder, ("**/.*.tmp",))
+    config = name_by_content(stage.config.model_dump(mode="json"), _list_file_names(stage))
+    write_json(folder / "config.json", {"use": stage.kind, **config})
     context = Context(
         name=stage.name,
         folder=folder,
@@ -196,9 +276,36 @@ def _run_stage(
     with _spent_seconds(folder) as earlier_s:
         started_at = time.monotonic()
         outcome = stage.module.run(stage.config, context)
-        outcome.ledger.seconds = earlier_s + time.monotonic() - started_at
+        seconds = earlier_s + time.monotonic() - started_at
+        outcome.ledger.seconds = max(seconds, outcome.ledger.seconds)
     write_json(folder / "manifest.json", build_manifest(stage, context, outcome, folders))
     write_text(folder / "DONE", "")
+    _remove(folder, UNFINISHED)
+
+
+def _remove(folder: Path, patterns: Sequence[str]) -> None:
+    """Remove what a finished stage no longer needs, or what one that was killed left half-written."""
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _list_file_names(stage: PlannedStage) -> dict[str, str]:
+    """What the stage reads from outside, as told to others: without the folders it lies in here."""
+    return {name: Path(name).name for name in stage.external if Path(name).is_absolute()}
+
+
+def describe_recipe(recipe: Recipe, stages: Sequence[PlannedStage]) -> dict[str, Any]:
+    """The recipe as it was resolved, absolute paths cut down to their last part."""
+    names = {name: short for stage in stages for name, short in _list_file_names(stage).items()}
+    imported = [entry["path"] for entry in recipe.stages if isinstance(entry.get("path"), str)]
+    for path in (*imported, *([recipe.base] if recipe.base else [])):
+        names[path] = Path(path).name
+    described = name_by_content(recipe.model_dump(mode="json"), names)
+    assert isinstance(described, dict)
+    return described
 
 
 @contextmanager
@@ -224,7 +331,7 @@ def build_manifest(
         "key": stage.key,
         "stage_version": stage.module.VERSION,
         "inputs": {need: folders[need].name for need in stage.needs},
-        "external": stage.config.hash_inputs(context.base),
+        "external": {_list_file_names(stage).get(name, name): hash for name, hash in stage.external.items()},
         "seed": context.seed,
         "versions": {package: version(package) for package in PACKAGES},
         "hardware": describe_hardware(),
@@ -265,8 +372,10 @@ def write_summary(out: Path, stages: Sequence[PlannedStage]) -> Path:
         folder = out / "stages" / stage.folder_name
         if stage.kind != "evaluate" or not (folder / "DONE").exists():
             continue
-        rows += [{**row, "run": out.name} for row in read_json(folder / "rows.json")["rows"]]
+        rows += [{**row, "run": out.resolve().name} for row in read_json(folder / "rows.json")["rows"]]
         tests += read_json(folder / "tests.json")
     path = out / "summary.json"
-    write_json(path, {"schema": SCHEMA, "rows": rows, "tests": tests, "stages": [s.folder_name for s in stages]})
+    write_json(
+        path, {"schema": SCHEMA, "rows": rows, "tests": tests, "stages": [s.folder_name for s in stages]}
+    )
     return path

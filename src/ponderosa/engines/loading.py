@@ -1,9 +1,12 @@
 """A model directory, loaded into the native engine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.native import NativeEngine
@@ -48,13 +51,26 @@ def load_causal_model(model_dir: Path, *, dtype: torch.dtype = torch.float32) ->
             f"{model_dir} holds no *.safetensors; other weight formats can run code and are not loaded"
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        with _without_progress_bars():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                model_dir, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            )
     except (OSError, ValueError) as error:
         raise DataError(f"the model in {model_dir} does not load: {error}") from error
     model.eval()
     return model
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """transformers draws bars of its own, which would tear ours."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def select_device(name: str) -> str:

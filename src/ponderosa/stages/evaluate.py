@@ -7,11 +7,12 @@ Writes rows.json, tests.json, samples.json, attempts/SUITE.parquet, verdicts/SUI
 """
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ponderosa.artifacts import Journal, read_json, read_table, write_json, write_table
 from ponderosa.config import Config as BaseConfig
@@ -61,9 +62,15 @@ class SuiteConfig(BaseConfig):
     temperature: float = Field(1.0, ge=0, description="sampling temperature; not used by greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; not used by greedy")
 
+    @model_validator(mode="after")
+    def _check(self) -> "SuiteConfig":
+        get_strategy(self.strategy, self.samples)
+        return self
+
     @property
     def name(self) -> str:
-        return self.label or self.suite
+        is_file = self.suite.endswith((".jsonl", ".jsonl.gz"))
+        return self.label or (Path(self.suite).name if is_file else self.suite)
 
     @property
     def file_name(self) -> str:
@@ -82,8 +89,17 @@ class Config(StageConfig):
     max_tokens: int = Field(256, ge=1, description="most new tokens of a solution, observations included")
     num_slots: int = Field(128, ge=1, description="solutions sampled at once")
 
-    def needs(self) -> tuple[str, ...]:
-        return (self.model, *((self.compare_to,) if self.compare_to else ()))
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        names = [item.file_name for item in self.suites]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ConfigError(f"measured twice: {', '.join(repeated)}; give each a `label` of its own")
+        return self
+
+    def needs(self) -> dict[str, str]:
+        compared = {self.compare_to: "evaluation"} if self.compare_to else {}
+        return {self.model: "model", **compared}
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
         hashes = {item.suite: _hash_source(item.suite, base) for item in self.suites}
@@ -93,19 +109,29 @@ class Config(StageConfig):
 def run(config: Config, context: Context) -> Outcome:
     model_dir = context.inputs[config.model] / MODEL
     trained = read_json(context.inputs[config.model] / "manifest.json")
-    engine = load_engine(model_dir, device=context.device, num_slots=config.num_slots)
+    engine = load_engine(
+        model_dir,
+        device=context.device,
+        dtype="float32" if context.dtype == "auto" else context.dtype,
+        num_slots=config.num_slots,
+    )
     ledger = Ledger()
     rows: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     reasons: dict[str, dict[str, int]] = {}
+    dropped: dict[str, int] = {}
     with (
         Sandbox(workers=context.workers) as sandbox,
         Grader(num_workers=context.workers) as grader,
         Journal(context.folder / "journal.jsonl") as journal,
     ):
         for item in config.suites:
+            started_at = time.monotonic()
             suite = draw_suite(item, context)
+            for row in suite.quarantined:
+                context.progress.say(f"left out {row.file}:{row.line}: {row.reason}")
+                dropped[f"{item.name}: {row.reason}"] = dropped.get(f"{item.name}: {row.reason}", 0) + 1
             graded = evaluate_model(
                 engine,
                 sandbox,
@@ -132,6 +158,7 @@ def run(config: Config, context: Context) -> Outcome:
                 seed=context.seed,
                 train_flops=trained["ledger"]["train_flops"],
                 stage_s=trained["ledger"]["seconds"],
+                eval_s=time.monotonic() - started_at,
             )
             rows += summarise(row_context, suite.problems, graded, suite.slice_keys)
             samples += select_samples(suite.problems, graded)
@@ -143,8 +170,7 @@ def run(config: Config, context: Context) -> Outcome:
     write_json(context.folder / "rows.json", build_results(rows))
     write_json(context.folder / "tests.json", correct_family(tests) if tests else [])
     write_json(context.folder / "samples.json", samples)
-    (context.folder / "journal.jsonl").unlink()
-    return Outcome(ledger=ledger, kept=len(rows), facts={"reasons": reasons})
+    return Outcome(ledger=ledger, kept=len(rows), dropped=dropped, facts={"reasons": reasons})
 
 
 def draw_suite(item: SuiteConfig, context: Context) -> Suite:

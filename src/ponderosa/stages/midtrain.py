@@ -37,8 +37,8 @@ class Config(StageConfig):
     epochs: int = Field(1, ge=1, description="passes over the solutions")
     question_weight: float = Field(0.0, ge=0, description="loss weight of the question's tokens")
 
-    def needs(self) -> tuple[str, ...]:
-        return (self.model, *self.data.solutions)
+    def needs(self) -> dict[str, str]:
+        return {self.model: "model", **self.data.needs()}
 
 
 def run(config: Config, context: Context) -> Outcome:

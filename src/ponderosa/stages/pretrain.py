@@ -15,13 +15,14 @@ from pydantic import Field
 from ponderosa.data.packing import build_batches, pack_rows
 from ponderosa.data.rows import build_row
 from ponderosa.engines.codec import HFCodec
+from ponderosa.engines.loading import select_device
 from ponderosa.formats import PLAIN_CODE
 from ponderosa.identity import derive_seed
 from ponderosa.records import Row
 from ponderosa.stages.stage import Context, Outcome, StageConfig
 from ponderosa.stages.textbook import load_chapters
 from ponderosa.stages.tokenizer import FOLDER
-from ponderosa.stages.training_stage import SolutionData, build_solution_rows, choose_device, train_and_save
+from ponderosa.stages.training_stage import SolutionData, build_solution_rows, train_and_save
 from ponderosa.steps import Example
 from ponderosa.training.loop import TrainConfig
 from ponderosa.training.model import ModelConfig, build_model, load_tokenizer
@@ -44,8 +45,9 @@ class Config(StageConfig):
     )
     also: SolutionData | None = Field(None, description="worked solutions mixed into the last chapter")
 
-    def needs(self) -> tuple[str, ...]:
-        return (self.textbook, self.tokenizer, *(self.also.solutions if self.also else ()))
+    def needs(self) -> dict[str, str]:
+        grown_from = {self.textbook: "textbook", self.tokenizer: "tokenizer"}
+        return {**grown_from, **(self.also.needs() if self.also else {})}
 
 
 def run(config: Config, context: Context) -> Outcome:
@@ -66,7 +68,7 @@ def run(config: Config, context: Context) -> Outcome:
             packing.rows, tokens_per_step=config.tokens_per_step, seed=seed, epochs=config.epochs
         )
     model = build_model(config.model, tokenizer, seed=derive_seed("model", context.seed))
-    model.to(choose_device(context.device))
+    model.to(select_device(context.device))
     facts = {"documents": sum(len(rows) for rows in chapters), "vocab_size": codec.vocab_size}
     return train_and_save(model, tokenizer, prompt_format, batches, config.train, context, facts)
 

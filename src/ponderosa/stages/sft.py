@@ -34,8 +34,8 @@ class Config(StageConfig):
     tokens_per_step: int = Field(2048, ge=1, description="tokens of an optimizer step")
     epochs: int = Field(1, ge=1, description="passes over the solutions")
 
-    def needs(self) -> tuple[str, ...]:
-        return (self.model, *self.data.solutions)
+    def needs(self) -> dict[str, str]:
+        return {self.model: "model", **self.data.needs()}
 
 
 def run(config: Config, context: Context) -> Outcome:

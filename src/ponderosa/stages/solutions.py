@@ -8,6 +8,7 @@ Writes solutions.parquet, dropped.jsonl.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from ponderosa.progress import track
 from ponderosa.records import Problem, Step
 from ponderosa.sandbox import Sandbox
 from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.tasks.jsonl import JsonlTask
+from ponderosa.tasks.quantities.task import QuantitiesTask
 from ponderosa.tasks.registry import get_task
 from ponderosa.tasks.worked import Unsolved, WorkedSolution, WorkedTask
 from ponderosa.verify import answer_from_attempt, compare_answers
@@ -48,7 +51,7 @@ class Config(StageConfig):
     sources: tuple[Source, ...] = Field(description="what to draw, in order")
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
-        hashes = {source.task: get_task(source.task, base).source_hash for source in self.sources}
+        hashes = {source.task: load_worked_task(source, base).source_hash for source in self.sources}
         return {task: value for task, value in hashes.items() if value}
 
 
@@ -66,7 +69,6 @@ def run(config: Config, context: Context) -> Outcome:
         )
     write_table(context.folder / TABLE, kept)
     write_text(context.folder / "dropped.jsonl", "".join(canonical_json(record) + "\n" for record in dropped))
-    (context.folder / "journal.jsonl").unlink()
     reasons = dict(Counter(f"{record['source']}: {record['reason']}" for record in dropped))
     executions = sum(len(json.loads(record["steps"])) for record in kept)
     return Outcome(ledger=Ledger(executions=executions), kept=len(kept), dropped=reasons)
@@ -87,12 +89,22 @@ def load_solutions(folder: Path) -> Iterator[tuple[Problem, WorkedSolution]]:
         yield problem, WorkedSolution(steps, row["prose"])
 
 
-def _work_source(index: int, source: Source, context: Context, journal: Journal, sandbox: Sandbox) -> None:
-    task = get_task(source.task, context.base)
+def load_worked_task(source: Source, base: Path) -> WorkedTask:
+    """The source's task. Raises RequestError if there is none, or if it would never end or works nothing out."""
+    task = get_task(source.task, base)
     if not isinstance(task, WorkedTask):
         raise ConfigError(f"task {source.task!r} does not work out its problems: it has no work_out method")
+    if source.count is None and not isinstance(task, JsonlTask):
+        raise ConfigError(f"task {source.task!r} has no end: say how many problems to draw with `count`")
+    if isinstance(task, QuantitiesTask):
+        task.with_options(**source.options)
+    return task
+
+
+def _work_source(index: int, source: Source, context: Context, journal: Journal, sandbox: Sandbox) -> None:
+    task = load_worked_task(source, context.base)
     seed = derive_seed("solutions", context.seed, index)
-    count = source.count if source.count is not None else 1 << 62
+    count = sys.maxsize if source.count is None else source.count
     problems = task.generate(count, seed, source.split, **source.options)
     with track(context.progress, f"solutions: {source.task}", source.count, unit="problems") as bar:
         for number, batch in enumerate(_batched(problems, UNIT_PROBLEMS)):
@@ -100,12 +112,13 @@ def _work_source(index: int, source: Source, context: Context, journal: Journal,
             if unit not in journal.units:
                 journal.append(unit, work_out_problems(task, batch, sandbox))
             bar.advance(len(batch))
-        for number, row in enumerate(getattr(task, "list_quarantined", lambda _: [])(source.split)):
-            unit = f"{index}/quarantined/{number}"
-            if unit not in journal.units:
-                journal.append(
-                    unit, [{"source": source.task, "id": f"{row.file}:{row.line}", "reason": row.reason}]
-                )
+    unit = f"{index}/quarantined"
+    if isinstance(task, JsonlTask) and unit not in journal.units:
+        refused = [
+            {"source": Path(source.task).name, "id": f"{row.file}:{row.line}", "reason": row.reason}
+            for row in task.list_quarantined(source.split)
+        ]
+        journal.append(unit, refused)
 
 
 def work_out_problems(

@@ -16,16 +16,21 @@ from ponderosa.errors import ConfigError
 from ponderosa.ledger import Ledger
 from ponderosa.progress import Progress
 
+UNFINISHED = ("journal.jsonl", "checkpoint.safetensors", "seconds.json")
+"""Files that only a continued run needs. The pipeline removes them when the stage is done, never before: a stage
+killed just short of its end then has nothing to do again."""
+
 
 class StageConfig(Config):
-    """Base of every stage's configuration. `needs` lists the stages whose folders it reads."""
+    """Base of every stage's configuration."""
 
-    def needs(self) -> tuple[str, ...]:
-        return ()
+    def needs(self) -> dict[str, str]:
+        """Stages whose folders it reads, and the product (see `PRODUCTS`) it looks for in each."""
+        return {}
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
-        """Content hashes of what the stage reads from outside the run (files, user code); `base` is the
-        recipe's folder."""
+        """Content hashes of what the stage reads from outside the run (files, user code), by the name its
+        configuration gives it; `base` is the recipe's folder. Raises RequestError if it is not to be had."""
         return {}
 
 
@@ -78,6 +83,18 @@ STAGES = {
     "sft": "a model fine-tuned on unpacked worked solutions, loss on what it writes",
     "evaluate": "a model measured on suites, with intervals and paired tests",
 }
+
+PRODUCTS = {
+    "solutions": "solutions",
+    "textbook": "textbook",
+    "tokenizer": "tokenizer",
+    "import_model": "model",
+    "pretrain": "model",
+    "midtrain": "model",
+    "sft": "model",
+    "evaluate": "evaluation",
+}
+"""What a stage of each kind leaves for others."""
 
 
 def get_stage(kind: str) -> Stage:

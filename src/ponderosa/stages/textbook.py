@@ -56,8 +56,9 @@ class Config(StageConfig):
 
     chapters: tuple[Chapter, ...]
 
-    def needs(self) -> tuple[str, ...]:
-        return tuple(part.solutions for chapter in self.chapters for part in chapter.parts if part.solutions)
+    def needs(self) -> dict[str, str]:
+        parts = [part for chapter in self.chapters for part in chapter.parts]
+        return {part.solutions: "solutions" for part in parts if part.solutions}
 
 
 def run(config: Config, context: Context) -> Outcome:

@@ -25,8 +25,9 @@ class Config(StageConfig):
     textbook: str | None = Field("textbook", description="textbook stage whose documents are read")
     solutions: tuple[str, ...] = Field((), description="solutions stages whose questions and steps are read")
 
-    def needs(self) -> tuple[str, ...]:
-        return (*((self.textbook,) if self.textbook else ()), *self.solutions)
+    def needs(self) -> dict[str, str]:
+        textbook = {self.textbook: "textbook"} if self.textbook else {}
+        return {**textbook, **dict.fromkeys(self.solutions, "solutions")}
 
 
 def run(config: Config, context: Context) -> Outcome:

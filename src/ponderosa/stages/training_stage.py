@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,13 +11,14 @@ from ponderosa.config import Config
 from ponderosa.data.packing import Batch
 from ponderosa.data.rows import build_solution_row
 from ponderosa.engines.codec import HFCodec
+from ponderosa.engines.loading import select_device
+from ponderosa.errors import ConfigError
 from ponderosa.formats import PromptFormat
 from ponderosa.identity import derive_seed
 from ponderosa.records import Row
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Outcome
 from ponderosa.steps import Segment, render_steps
-from ponderosa.training.checkpoints import CHECKPOINT_FILE
 from ponderosa.training.loop import TrainConfig, train
 from ponderosa.training.model import load_model, load_tokenizer, save_model
 
@@ -39,14 +39,8 @@ class SolutionData(Config):
         description="share of prompts with the format's worked examples; the others have none",
     )
 
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes the first there is of cuda, mps, cpu."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    def needs(self) -> dict[str, str]:
+        return dict.fromkeys(self.solutions, "solutions")
 
 
 def build_solution_rows(
@@ -69,6 +63,11 @@ def build_solution_rows(
             chosen.append(
                 (order, problem.question, render_solution(worked.steps, worked.prose, prompt_format))
             )
+    if not chosen:
+        raise ConfigError(
+            f"no solution of {', '.join(data.solutions)} has {data.min_operations} to "
+            f"{data.max_operations or 'any number of'} operations; change min_operations or max_operations"
+        )
     chosen.sort(key=lambda item: item[0])
     rows = []
     for order, question, segments in chosen[: data.limit]:
@@ -91,7 +90,7 @@ def render_solution(steps: Sequence[Any], prose: str, prompt_format: PromptForma
 def load_parent(folder: Path, context: Context) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer of an earlier stage, on the stage's device."""
     model_dir = folder / MODEL
-    return load_model(model_dir, device=choose_device(context.device)), load_tokenizer(model_dir)
+    return load_model(model_dir, device=select_device(context.device)), load_tokenizer(model_dir)
 
 
 def train_and_save(
@@ -104,10 +103,11 @@ def train_and_save(
     facts: dict[str, Any],
 ) -> Outcome:
     """Run the loop over the batches, continuing an interrupted run, and save the model directory."""
+    if context.dtype != "auto":
+        config = config.model_copy(update={"dtype": context.dtype})
     seed = derive_seed("train", context.name, context.seed)
     result = train(model, batches, config, folder=context.folder, seed=seed, progress=context.progress)
     save_model(context.folder / MODEL, model, tokenizer, prompt_format)
-    (context.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return Outcome(
         ledger=result.ledger,
