@@ -52,7 +52,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	@echo "Installing Ponderosa and its peers into $(VENV) (a few minutes the first time)"
-	@$(BIN)/pip install -q -e '.[bench]'
+	@$(BIN)/pip install -q -e '.[gym,bench]'
 	@touch $@
 
 $(BIN)/python:
