@@ -1,5 +1,7 @@
 """The native engine against transformers and against a direct forward pass."""
 
+import random
+
 import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
@@ -133,6 +135,25 @@ def test_a_prompt_that_continues_a_finished_request_computes_only_what_is_new() 
     assert [reply.prefill_tokens for reply in continued] == [4] * 7
 
 
+def test_any_mixture_of_shared_prefixes_and_evictions_gives_the_tokens_of_a_fresh_prefill() -> None:
+    model = build_tiny_model("llama")
+    engine = build_engine(model, num_slots=3, num_retained=2)
+    rng = random.Random(0)
+    known = draw_prompts(3, low=20, high=30)
+    for _ in range(4):
+        prompts = []
+        for tail in draw_prompts(6, low=1, high=9, seed=rng.randrange(1000)):
+            base = rng.choice(known)
+            prompts.append((*base[: rng.randrange(10, len(base) + 1)], *tail))
+        prompts += [rng.choice(prompts), rng.choice(known)]
+        replies = run_all(
+            engine, [GenerateRequest(prompt, rng.randrange(2, 12), seed=0) for prompt in prompts]
+        )
+        for prompt, reply in zip(prompts, replies, strict=True):
+            assert_greedy(model, prompt, reply.token_ids)
+        known = [(*p, *reply.token_ids) for p, reply in zip(prompts, replies, strict=True) if len(p) < 90]
+
+
 def test_a_reset_forgets_what_was_computed_with_older_weights() -> None:
     model = build_tiny_model("llama")
     engine = build_engine(model)
@@ -153,7 +174,8 @@ def test_a_copy_in_another_dtype_follows_the_weights_on_reset() -> None:
         model.lm_head.weight.mul_(-1)
     engine.reset()
     requests = [GenerateRequest(prompt, 8, seed=0) for prompt in draw_prompts(3)]
-    assert run_all(engine, requests) == run_all(build_engine(model.to(torch.bfloat16)), requests)
+    assert run_all(engine, requests) == run_all(build_engine(model, dtype=torch.bfloat16), requests)
+    assert model.dtype == torch.float32
 
 
 def test_an_impossible_request_is_an_error_for_itself_alone() -> None:
@@ -209,8 +231,7 @@ def test_more_requests_than_slots_are_refilled_and_compacted() -> None:
     assert [len(reply.token_ids) for reply in replies] == lengths
     for prompt, reply in zip(prompts, replies, strict=True):
         assert_greedy(model, prompt, reply.token_ids)
-    assert engine.active_slot_steps == sum(lengths)
-    assert engine.active_slot_steps > 0.75 * engine.slot_steps
+    assert 0.75 < engine.occupancy <= 1
 
 
 def test_longrope_rows_switch_factors_one_by_one() -> None:

@@ -17,9 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION_NAME = "ponderosa_cache"
+WIDTH_BUCKET = 16
+"""Attention reads a multiple of this many columns, so that kernels are prepared for few shapes."""
 MAX_SCORES = 1 << 24
 """Attention scores held at once, in elements; longer prefills go through in blocks of queries."""
 
@@ -27,22 +30,51 @@ MAX_SCORES = 1 << 24
 class KVCache:
     """Keys [S, K, D, C] and values [S, K, C, D] by layer, allocated when a layer first stores something.
 
-    Column `trash` takes what must not be kept. Unused columns are zero: hidden, they must still be finite.
+    C grows with the longest row. The last column, `trash`, takes what must not be kept. Unused columns are zero:
+    hidden, they must still be finite.
     """
 
-    def __init__(self, num_rows: int, max_context: int) -> None:
+    def __init__(self, num_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.num_rows = num_rows
-        self.num_columns = compute_columns(max_context)
-        self.trash = self.num_columns - 1
+        self.dtype, self.device = dtype, device
+        self.num_columns = 0
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
+
+    @property
+    def trash(self) -> int:
+        return self.num_columns - 1
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for rows of this many tokens."""
+        if num_tokens < self.num_columns:
+            return
+        more = compute_columns(num_tokens) - self.num_columns
+        self.num_columns += more
+        self.keys = {layer: pad(keys, (0, more)) for layer, keys in self.keys.items()}
+        self.values = {layer: pad(values, (0, 0, 0, more)) for layer, values in self.values.items()}
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self.num_columns = 0
+        self.keys.clear()
+        self.values.clear()
+
+    def compute_width(self, num_tokens: int) -> int:
+        """How many columns to read for rows of this many tokens.
+
+        On a CPU, products of half-width types copy any operand that is not one dense block: read all of it.
+        """
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            return self.num_columns
+        return min(-(-num_tokens // WIDTH_BUCKET) * WIDTH_BUCKET, self.num_columns)
 
     def find_layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The cached keys and values of a layer, shaped after its new ones [R, K, L, D]."""
         if layer not in self.keys:
-            heads = key.shape[1]
-            self.keys[layer] = key.new_zeros(self.num_rows, heads, key.shape[3], self.num_columns)
-            self.values[layer] = value.new_zeros(self.num_rows, heads, self.num_columns, value.shape[3])
+            rows, heads, columns = self.num_rows, key.shape[1], self.num_columns
+            self.keys[layer] = self._allocate(rows, heads, key.shape[3], columns)
+            self.values[layer] = self._allocate(rows, heads, columns, value.shape[3])
         return self.keys[layer], self.values[layer]
 
     def copy(self, source: int, target: int, count: int) -> None:
@@ -58,14 +90,16 @@ class KVCache:
             keys[pair, :, :, :count] = keys[riap, :, :, :count]
             values[pair, :, :count] = values[riap, :, :count]
 
+    def _allocate(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
     def _layers(self) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(self.keys.values(), self.values.values(), strict=True)
 
 
-def compute_columns(max_context: int) -> int:
-    """Cache columns for a context: one spare, a multiple of 16, and no power-of-two stride between rows."""
-    columns = (max_context // 16 + 1) * 16
-    return columns + 16 if columns % 128 == 0 else columns
+def compute_columns(num_tokens: int) -> int:
+    """Columns for rows of this many tokens: one to spare, in steps of 64, and never a power-of-two stride."""
+    return max(0, num_tokens - 16) // 64 * 64 + 80
 
 
 @dataclass(slots=True)

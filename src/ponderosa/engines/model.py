@@ -4,6 +4,7 @@ A model qualifies if its attention goes through transformers' attention interfac
 between tokens is keys and values; a probe compares cached with uncached logits and refuses the others by name.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,14 @@ def borrow_model(model: PreTrainedModel) -> Iterator[None]:
         model.config._attn_implementation = implementation
         if was_training:
             model.train()
+
+
+def copy_model(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The same model with its parameters in another type; buffers (rotary frequencies) keep their precision."""
+    copied = copy.deepcopy(model)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return copied
 
 
 def profile_model(model: PreTrainedModel, max_context: int) -> ModelProfile:
@@ -108,7 +117,8 @@ def _probe(model: PreTrainedModel, name: str) -> KVCache:
     """A cache that has seen every layer, after checking that cached logits equal the model's own."""
     device = model.device
     ids = torch.arange(1, PROBE_LENGTH + 1, device=device)[None] % model.config.get_text_config().vocab_size
-    cache = KVCache(1, PROBE_LENGTH)
+    cache = KVCache(1, dtype=model.dtype, device=device)
+    cache.reserve(PROBE_LENGTH)
     with borrow_model(model):
         for start, end in ((0, PROBE_LENGTH - 1), (PROBE_LENGTH - 1, PROBE_LENGTH)):
             positions = torch.arange(start, end, device=device)[None]

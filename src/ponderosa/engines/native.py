@@ -9,7 +9,6 @@ Results depend on the submitted requests and their order alone. Deliberately abs
 constrained decoding, more than one device.
 """
 
-import copy
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from transformers import PreTrainedModel
 
 from ponderosa.engines.attention import CachePass, KVCache
 from ponderosa.engines.linear import accelerate_linears, find_linears
-from ponderosa.engines.model import borrow_model, profile_model, run_model
+from ponderosa.engines.model import borrow_model, copy_model, profile_model, run_model
 from ponderosa.engines.prefill import Span, build_grid, plan_prefill
 from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, find_fault
 from ponderosa.engines.rows import Placement, RowTable
@@ -32,8 +31,6 @@ from ponderosa.records import Finish
 
 ROW_BUCKET = 8
 """Decode steps run a multiple of this many rows, so that kernels are prepared for few shapes."""
-WIDTH_BUCKET = 16
-"""The same for the number of cache columns read."""
 ADMISSION_FRAC = 1 / 16
 """Requests are admitted once this share of the slots is free (or all that wait fit), to prefill in batches."""
 
@@ -55,7 +52,7 @@ class NativeEngine:
     """Samples from a transformers causal language model; see `ponderosa.engines.protocol.Engine`.
 
     num_slots: requests running at once. num_retained: further cache rows, which keep finished requests for
-    prompts that continue them (default: as many as slots). dtype: compute in this type on a copy of the weights,
+    prompts that continue them (default: a quarter of the slots). dtype: compute in this type on a copy of the weights,
     which `reset` refreshes; None shares the model's own weights.
     Raises DataError naming a model that it cannot run.
     """
@@ -75,10 +72,10 @@ class NativeEngine:
         self.model_id = model_id
         self.num_slots = num_slots
         self.max_context = max_context
-        self.active_slot_steps = 0
-        self.slot_steps = 0
+        self._busy_slot_steps = 0
+        self._slot_steps = 0
         self._source = model
-        self._model = model if dtype in (None, model.dtype) else copy.deepcopy(model).to(dtype)
+        self._model = model if dtype is None or dtype == model.dtype else copy_model(model, dtype)
         profile = profile_model(self._model, max_context)
         self.flops_per_token = profile.flops_per_token
         self._vocab_size = int(model.config.get_text_config().vocab_size)
@@ -86,12 +83,13 @@ class NativeEngine:
         self._linears = find_linears(self._model)
         self._pieces = PieceTable(codec)
         num_rows = (
-            -(-(num_slots + (num_slots if num_retained is None else num_retained)) // ROW_BUCKET) * ROW_BUCKET
+            -(-(num_slots + (-(-num_slots // 4) if num_retained is None else num_retained)) // ROW_BUCKET)
+            * ROW_BUCKET
         )
-        self._cache = KVCache(num_rows, max_context)
-        self._rows = RowTable(num_rows, self._cache.num_columns)
-        self._model_logprobs = np.zeros((num_rows, self._cache.num_columns), np.float32)
-        self._sampling_logprobs = np.zeros((num_rows, self._cache.num_columns), np.float32)
+        self._cache = KVCache(num_rows, dtype=self._model.dtype, device=self._model.device)
+        self._rows = RowTable(num_rows, max_context)
+        self._model_logprobs = np.zeros((num_rows, max_context), np.float32)
+        self._sampling_logprobs = np.zeros((num_rows, max_context), np.float32)
         self._waiting: deque[tuple[int, GenerateRequest]] = deque()
         self._jobs: dict[int, Job] = {}
         self._next_ticket = 0
@@ -100,6 +98,11 @@ class NativeEngine:
     def num_pending(self) -> int:
         """Requests queued or running."""
         return len(self._waiting) + len(self._jobs)
+
+    @property
+    def occupancy(self) -> float:
+        """Share of all slot-steps since the last reset in which a request was running."""
+        return self._busy_slot_steps / max(1, self._slot_steps)
 
     def submit(self, request: GenerateRequest) -> int:
         """Queue a request and return its ticket."""
@@ -114,7 +117,9 @@ class NativeEngine:
         Asserts that nothing is pending: a running request must not mix two sets of weights.
         """
         assert not self.num_pending, "reset while requests are pending"
+        self._busy_slot_steps = self._slot_steps = 0
         self._rows.forget()
+        self._cache.clear()
         if self._model is not self._source:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
@@ -171,12 +176,13 @@ class NativeEngine:
 
     def _prefill(self, spans: Sequence[Span]) -> None:
         """Compute the keys and values of spans."""
+        self._cache.reserve(max((span.end for span in spans), default=0) + 1)
         for batch in plan_prefill(spans):
             grid = build_grid(
                 batch, self._rows.tokens, trash=self._cache.trash, long_rope_after=self._long_rope_after
             )
             rows = self._to_device(np.array([span.row for span in batch]))
-            width = max(span.end for span in batch)
+            width = self._cache.compute_width(max(span.end for span in batch))
             positions = self._to_device(grid.positions)
             cache_pass = CachePass(
                 self._cache, rows, rows[:, None], positions, self._to_device(grid.columns), width
@@ -206,22 +212,22 @@ class NativeEngine:
             for side in (False, True):
                 rows = np.flatnonzero(self._rows.is_active & (self._rows.is_long == side))
                 self._decode_rows(rows, self._to_device(rows))
-        self.active_slot_steps += len(self._jobs)
-        self.slot_steps += self.num_slots
+        self._busy_slot_steps += len(self._jobs)
+        self._slot_steps += self.num_slots
 
     def _decode_rows(self, rows: npt.NDArray[np.int64], where: slice | Tensor) -> None:
         """One token for each of these rows, which are all on one side of a LongRoPE threshold."""
         table = self._rows
         active = table.is_active[rows]
         fed_at = table.lengths[rows]
-        width = -(-(int(fed_at[active].max()) + 1) // WIDTH_BUCKET) * WIDTH_BUCKET
+        num_tokens = int(fed_at[active].max()) + 1
+        self._cache.reserve(num_tokens)
+        width = self._cache.compute_width(num_tokens)
         columns = self._to_device(fed_at)[:, None]
         positions = self._to_device(np.where(active, fed_at, 0))[:, None]
         token_ids = self._to_device(table.tokens[rows, fed_at])[:, None]
         index = self._to_device(rows)[:, None]
-        cache_pass = CachePass(
-            self._cache, where, index, positions, columns, min(width, self._cache.num_columns)
-        )
+        cache_pass = CachePass(self._cache, where, index, positions, columns, width)
         with accelerate_linears(self._linears):
             logits = run_model(self._model, token_ids, positions, cache_pass)
         self._draw(logits, rows, fed_at, active)

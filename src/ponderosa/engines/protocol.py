@@ -118,6 +118,11 @@ class Engine(Protocol):
         """Requests queued or running."""
         ...
 
+    @property
+    def occupancy(self) -> float:
+        """Share of all slot-steps since the last reset in which a request was running."""
+        ...
+
     def reset(self) -> None:
         """Forget cached prefixes (call after the weights change, and between units of committed work)."""
         ...

@@ -44,22 +44,26 @@ class Draw:
 
 def draw_tokens(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: npt.NDArray[np.float32]) -> Draw:
     """One token per row. A row at temperature 0 takes its largest logit and ignores its uniform."""
-    logits_BV = logits_BV.float()
-    logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
-    tokens_B = logits_BV.argmax(dim=-1)
-    sampling_B = torch.zeros(len(samplings), device=logits_BV.device)
+    logprobs_BV = torch.log_softmax(logits_BV.float(), dim=-1)
     rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if rows:
-        all_rows = len(rows) == len(samplings)
-        chosen = [samplings[row] for row in rows]
-        index = torch.tensor(rows, device=logits_BV.device)
-        source = logprobs_BV if all_rows else logprobs_BV[index]
-        filtered = truncate_logprobs(source, chosen)
-        drawn = _draw_by_inversion(filtered.exp(), torch.from_numpy(uniforms[rows]).to(source.device))
-        tokens_B[index] = drawn
-        sampling_B[index] = filtered.gather(1, drawn[:, None]).squeeze(1)
+    if len(rows) == len(samplings):
+        tokens_B, sampling_B = _draw_sampled(logprobs_BV, samplings, uniforms)
+    else:
+        tokens_B, sampling_B = logprobs_BV.argmax(dim=-1), torch.zeros_like(logprobs_BV[:, 0])
+        if rows:
+            chosen = [samplings[row] for row in rows]
+            tokens_B[rows], sampling_B[rows] = _draw_sampled(logprobs_BV[rows], chosen, uniforms[rows])
     model_B = logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
     return Draw(tokens_B.cpu().numpy(), model_B.cpu().numpy(), sampling_B.cpu().numpy())
+
+
+def _draw_sampled(
+    logprobs_BV: Tensor, samplings: Sequence[Sampling], uniforms: npt.NDArray[np.float32]
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B] and their log-probabilities under the truncated distributions [B]; no row is greedy."""
+    filtered_BV = truncate_logprobs(logprobs_BV, samplings)
+    tokens_B = _draw_by_inversion(filtered_BV.exp(), torch.from_numpy(uniforms).to(filtered_BV.device))
+    return tokens_B, filtered_BV.gather(1, tokens_B[:, None]).squeeze(1)
 
 
 def truncate_logprobs(logprobs_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:

@@ -81,10 +81,15 @@ class ScriptedEngine:
         self._pieces = PieceTable(self.codec)
         self._due: dict[int, tuple[int, Generation]] = {}
         self._now = 0
+        self._busy_slot_steps = 0
 
     @property
     def num_pending(self) -> int:
         return len(self._due)
+
+    @property
+    def occupancy(self) -> float:
+        return self._busy_slot_steps / max(1, self._now * self.num_slots)
 
     def submit(self, request: GenerateRequest) -> int:
         ticket = len(self.requests)
@@ -94,6 +99,7 @@ class ScriptedEngine:
 
     def tick(self) -> list[tuple[int, Generation]]:
         self._now += 1
+        self._busy_slot_steps += min(self.num_pending, self.num_slots)
         done = sorted(ticket for ticket, (due, _) in self._due.items() if due <= self._now)
         return [(ticket, self._due.pop(ticket)[1]) for ticket in done]
 

@@ -108,7 +108,7 @@ def run_searches(
             driver.advance()
             now_done = sum(root.is_done for root in roots)
             if now_done > num_done:
-                bar.advance(now_done - num_done)
+                bar.advance(now_done - num_done, slots_busy=f"{engine.occupancy:.0%}")
                 num_done = now_done
     return [root.result for root in roots]
 
