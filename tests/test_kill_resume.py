@@ -39,12 +39,12 @@ def start_run(out: Path) -> subprocess.Popen[str]:
 def finish_run(out: Path) -> tuple[float, float]:
     """Run to the end; seconds until the first stage began, and until the end."""
     began = time.monotonic()
-    process = start_run(out)
-    assert process.stderr is not None
-    first = process.stderr.readline()
-    startup_s = time.monotonic() - began
-    rest = process.stderr.read()
-    assert process.wait() == 0, first + rest
+    with start_run(out) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        startup_s = time.monotonic() - began
+        rest = process.stderr.read()
+    assert process.returncode == 0, first + rest
     return startup_s, time.monotonic() - began
 
 
@@ -101,7 +101,7 @@ from ponderosa.sandbox import Sandbox
 from ponderosa.verify import Grader
 sandbox, grader = Sandbox(workers=1), Grader(num_workers=1)
 sandbox.run_steps(["print(1)"]), sandbox.run_steps(["import statistics", "print(statistics.mean([1, 2]))"])
-grader.grade_many([("\\\\frac{x^2-1}{x-1}", "x+1")])
+grader.pool.ask_many([("x", "y")])
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -134,7 +134,7 @@ def test_workers_end_when_their_owner_is_killed() -> None:
     owner.wait()
     owner.stdout.close()
 
-    assert workers
+    assert len(workers) >= 3
     deadline = time.monotonic() + 10
     while alive := {pid for pid in workers if Path(f"/proc/{pid}").exists()}:
         assert time.monotonic() < deadline, f"{len(alive)} of {len(workers)} workers outlive their owner"

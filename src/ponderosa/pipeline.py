@@ -164,8 +164,7 @@ def _plan_stage(
         raise ConfigError(f"two stages are named {name!r}; give each its own name")
     module = get_stage(kind)
     config = parse_config(module.Config, values, where=f"stage {name!r}")
-    needs = config.needs()
-    for need, product in needs.items():
+    for need, product in config.needs():
         if need not in planned:
             raise ConfigError(
                 f"stage {name!r} reads {need!r}, which no earlier stage is named{suggest(need, planned)}"
@@ -175,6 +174,7 @@ def _plan_stage(
                 f"stage {name!r} looks for a {product} in {need!r}, a stage of kind {planned[need].kind!r}; "
                 f"allowed kinds: {', '.join(kind for kind, made in PRODUCTS.items() if made == product)}"
             )
+    needs = tuple(dict.fromkeys(need.stage for need in config.needs()))
     inputs = {need: planned[need].key for need in needs}
     external = config.hash_inputs(base)
     content = name_by_content(config.model_dump(mode="json"), external)
@@ -182,7 +182,7 @@ def _plan_stage(
         [kind, module.VERSION, content, inputs, sorted(external.values()), seed],
         length=12,
     )
-    return PlannedStage(name, kind, module, config, key, tuple(needs), external)
+    return PlannedStage(name, kind, module, config, key, needs, external)
 
 
 def name_by_content(value: Any, names: Mapping[str, str]) -> Any:

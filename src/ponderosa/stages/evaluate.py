@@ -38,7 +38,7 @@ from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
 from ponderosa.search.strategies import get_strategy
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.tasks.registry import get_task
 from ponderosa.verify import Grader
 
@@ -97,9 +97,9 @@ class Config(StageConfig):
             raise ConfigError(f"measured twice: {', '.join(repeated)}; give each a `label` of its own")
         return self
 
-    def needs(self) -> dict[str, str]:
-        compared = {self.compare_to: "evaluation"} if self.compare_to else {}
-        return {self.model: "model", **compared}
+    def needs(self) -> tuple[Need, ...]:
+        compared = (Need(self.compare_to, "evaluation"),) if self.compare_to else ()
+        return (Need(self.model, "model"), *compared)
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
         hashes = {item.suite: _hash_source(item.suite, base) for item in self.suites}

@@ -13,7 +13,7 @@ from ponderosa.data.packing import build_batches, pack_rows
 from ponderosa.engines.codec import HFCodec
 from ponderosa.formats import load_format
 from ponderosa.identity import derive_seed
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import (
     MODEL,
     SolutionData,
@@ -37,8 +37,8 @@ class Config(StageConfig):
     epochs: int = Field(1, ge=1, description="passes over the solutions")
     question_weight: float = Field(0.0, ge=0, description="loss weight of the question's tokens")
 
-    def needs(self) -> dict[str, str]:
-        return {self.model: "model", **self.data.needs()}
+    def needs(self) -> tuple[Need, ...]:
+        return (Need(self.model, "model"), *self.data.needs())
 
 
 def run(config: Config, context: Context) -> Outcome:

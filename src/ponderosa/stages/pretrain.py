@@ -19,7 +19,7 @@ from ponderosa.engines.loading import select_device
 from ponderosa.formats import PLAIN_CODE
 from ponderosa.identity import derive_seed
 from ponderosa.records import Row
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.textbook import load_chapters
 from ponderosa.stages.tokenizer import FOLDER
 from ponderosa.stages.training_stage import SolutionData, build_solution_rows, train_and_save
@@ -45,9 +45,9 @@ class Config(StageConfig):
     )
     also: SolutionData | None = Field(None, description="worked solutions mixed into the last chapter")
 
-    def needs(self) -> dict[str, str]:
-        grown_from = {self.textbook: "textbook", self.tokenizer: "tokenizer"}
-        return {**grown_from, **(self.also.needs() if self.also else {})}
+    def needs(self) -> tuple[Need, ...]:
+        grown_from = (Need(self.textbook, "textbook"), Need(self.tokenizer, "tokenizer"))
+        return (*grown_from, *(self.also.needs() if self.also else ()))
 
 
 def run(config: Config, context: Context) -> Outcome:

@@ -12,7 +12,7 @@ from ponderosa.data.packing import build_batches
 from ponderosa.engines.codec import HFCodec
 from ponderosa.formats import load_format
 from ponderosa.identity import derive_seed
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import (
     MODEL,
     SolutionData,
@@ -34,8 +34,8 @@ class Config(StageConfig):
     tokens_per_step: int = Field(2048, ge=1, description="tokens of an optimizer step")
     epochs: int = Field(1, ge=1, description="passes over the solutions")
 
-    def needs(self) -> dict[str, str]:
-        return {self.model: "model", **self.data.needs()}
+    def needs(self) -> tuple[Need, ...]:
+        return (Need(self.model, "model"), *self.data.needs())
 
 
 def run(config: Config, context: Context) -> Outcome:

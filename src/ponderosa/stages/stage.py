@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from ponderosa.config import Config, suggest
 from ponderosa.errors import ConfigError
@@ -21,12 +21,18 @@ UNFINISHED = ("journal.jsonl", "checkpoint.safetensors", "seconds.json")
 killed just short of its end then has nothing to do again."""
 
 
+class Need(NamedTuple):
+    """A stage whose folder another reads, and the product (see `PRODUCTS`) that is looked for there."""
+
+    stage: str
+    product: str
+
+
 class StageConfig(Config):
     """Base of every stage's configuration."""
 
-    def needs(self) -> dict[str, str]:
-        """Stages whose folders it reads, and the product (see `PRODUCTS`) it looks for in each."""
-        return {}
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
         """Content hashes of what the stage reads from outside the run (files, user code), by the name its

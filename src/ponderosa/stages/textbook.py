@@ -22,7 +22,7 @@ from ponderosa.formats import PLAIN_PROSE
 from ponderosa.identity import derive_seed
 from ponderosa.progress import track
 from ponderosa.stages.solutions import load_solutions
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.tasks.quantities.task import QuantitiesOptions, QuantitiesTask
 from ponderosa.tasks.quantities.textbook import write_arithmetic, write_lookup
 
@@ -56,9 +56,9 @@ class Config(StageConfig):
 
     chapters: tuple[Chapter, ...]
 
-    def needs(self) -> dict[str, str]:
+    def needs(self) -> tuple[Need, ...]:
         parts = [part for chapter in self.chapters for part in chapter.parts]
-        return {part.solutions: "solutions" for part in parts if part.solutions}
+        return tuple(Need(part.solutions, "solutions") for part in parts if part.solutions)
 
 
 def run(config: Config, context: Context) -> Outcome:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from ponderosa.stages.solutions import load_solutions
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.textbook import load_chapters
 
 VERSION = 1
@@ -25,9 +25,9 @@ class Config(StageConfig):
     textbook: str | None = Field("textbook", description="textbook stage whose documents are read")
     solutions: tuple[str, ...] = Field((), description="solutions stages whose questions and steps are read")
 
-    def needs(self) -> dict[str, str]:
-        textbook = {self.textbook: "textbook"} if self.textbook else {}
-        return {**textbook, **dict.fromkeys(self.solutions, "solutions")}
+    def needs(self) -> tuple[Need, ...]:
+        textbook = (Need(self.textbook, "textbook"),) if self.textbook else ()
+        return (*textbook, *(Need(name, "solutions") for name in self.solutions))
 
 
 def run(config: Config, context: Context) -> Outcome:

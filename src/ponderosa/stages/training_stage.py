@@ -17,7 +17,7 @@ from ponderosa.formats import PromptFormat
 from ponderosa.identity import derive_seed
 from ponderosa.records import Row
 from ponderosa.stages.solutions import load_solutions
-from ponderosa.stages.stage import Context, Outcome
+from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.steps import Segment, render_steps
 from ponderosa.training.loop import TrainConfig, train
 from ponderosa.training.model import load_model, load_tokenizer, save_model
@@ -39,8 +39,8 @@ class SolutionData(Config):
         description="share of prompts with the format's worked examples; the others have none",
     )
 
-    def needs(self) -> dict[str, str]:
-        return dict.fromkeys(self.solutions, "solutions")
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(Need(name, "solutions") for name in self.solutions)
 
 
 def build_solution_rows(
