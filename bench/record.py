@@ -40,7 +40,7 @@ def record_benchmark(script: Path, arguments: Sequence[str], results: Path = RES
 
 
 def record_run(run: Path, results: Path = RESULTS) -> Path:
-    """Keep a run's rows, its resolved recipe, and every finished stage's manifest with its counts.
+    """Keep a run's rows and counts, its resolved recipe, and every stage's manifest.
 
     Raises DataError if the run is not finished.
     """
@@ -59,8 +59,9 @@ def record_run(run: Path, results: Path = RESULTS) -> Path:
         "hardware": first["hardware"],
         "stages": stages,
     }
+    counts = {name: stage["counts"] for name, stage in stages.items() if stage.get("counts")}
     folder = results / run.resolve().name
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", {**summary, "counts": counts})
     write_json(folder / "manifest.json", manifest)
     return folder
 

@@ -113,6 +113,16 @@ def test_every_recorded_result_a_page_names_is_committed_whole(page: Path) -> No
             assert (ROOT / "results" / name / file).is_file(), f"{page.name} names results/{name}"
 
 
+def test_every_log_entry_says_where_its_figures_are() -> None:
+    log = (ROOT / "LOG.md").read_text("utf-8")
+    entries = re.split(r"^## ", log, flags=re.MULTILINE)[1:]
+    assert entries
+    silent = [
+        one.split("\n")[0] for one in entries if not re.search(r"`results/[a-z]|no figures were kept", one)
+    ]
+    assert silent == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
