@@ -26,18 +26,15 @@ from tiny_runs import (
     BASE,
     EVALUATE_BASE,
     FAMILY,
+    GROWN,
     MIDTRAINED,
     PROBLEMS,
     SFT,
-    TEXTBOOK,
-    TOKENIZER,
     build_recipe,
     find_stage,
     run_tiny,
     save_foreign_model,
 )
-
-GROWN = (PROBLEMS, TEXTBOOK, TOKENIZER, BASE)
 
 
 def build_context(folder: Path, inputs: dict[str, Path] | None = None, **changes: Any) -> Context:

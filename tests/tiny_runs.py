@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging
 
 from ponderosa.config import parse_config
 from ponderosa.pipeline import Recipe, RunOptions, run_recipe
@@ -46,7 +47,8 @@ EVALUATE_SFT = {
     "suites": SUITES,
     **LENGTHS,
 }
-WHOLE = (PROBLEMS, TEXTBOOK, TOKENIZER, BASE, MIDTRAINED, SFT, EVALUATE_BASE, EVALUATE_SFT)
+GROWN = (PROBLEMS, TEXTBOOK, TOKENIZER, BASE)
+WHOLE = (*GROWN, MIDTRAINED, SFT, EVALUATE_BASE, EVALUATE_SFT)
 OPTIONS = RunOptions(device="cpu", workers=1)
 
 
@@ -92,6 +94,7 @@ def save_foreign_model(folder: Path, architecture: str = "qwen2") -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = model_class(config)
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

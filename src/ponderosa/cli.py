@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+"""What the command line library returns, and shells report, for a program ended by Ctrl-C."""
+
 Seed = Annotated[int, typer.Option("--seed", help="Everything random derives from it.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
@@ -45,12 +48,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _exit_on_term)
     logging.basicConfig(level=logging.WARNING)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
+        code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except PonderosaError as error:
         print(f"error: {_plain(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -59,7 +59,9 @@ def main() -> NoReturn:
             print(f"error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
             sys.exit(2)
         raise
-    sys.exit(0)
+    if code == INTERRUPTED:
+        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+    sys.exit(code or 0)
 
 
 @app.command()
@@ -188,7 +190,7 @@ def grade(
 
     graded = grade_file(file, out, progress=build_progress(quiet=quiet))
     for bad in graded.bad_lines:
-        print(_plain(f"left out {bad.file}:{bad.line}: {bad.reason}"), file=sys.stderr)
+        print(_plain(f"not graded {bad.file}:{bad.line}: {bad.reason}"), file=sys.stderr)
     print(
         f"{graded.num_rows} rows, {graded.num_equal} equal, {graded.num_undecided} undecided, written to {out}"
     )

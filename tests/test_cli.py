@@ -1,0 +1,373 @@
+"""The command line: exit codes, what errors say, and that model text never steers the terminal."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ponderosa.artifacts import lock_folder
+from ponderosa.catalogue import CATALOGUES
+from tiny_runs import GROWN, run_tiny, save_foreign_model
+
+Cli = Callable[..., tuple[int, str, str]]
+"""Runs a command in this process: arguments to exit code, output and errors."""
+RECIPE = """
+name: small
+stages:
+- {name: problems, use: solutions, sources: [{task: quantities, count: 20}]}
+- {name: textbook, use: textbook, chapters: [{parts: [{kind: arithmetic, documents: 5}]}]}
+"""
+
+
+def call(
+    arguments: list[str | Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of one command, run in this process, which has the heavy modules loaded."""
+    from ponderosa.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["ponderosa", *map(str, arguments)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    captured = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return lambda *arguments: call(list(arguments), monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny grown model that has learned nothing."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    run_tiny(out, *GROWN)
+    (stage,) = (out / "stages").glob("base-*")
+    return stage / "model"
+
+
+def test_help_imports_neither_torch_nor_pyarrow() -> None:
+    code = (
+        "import sys\nfrom ponderosa import cli\nsys.argv = ['ponderosa', '--help']\n"
+        "try: cli.main()\nexcept SystemExit as end: assert end.code == 0\n"
+        "print({'torch', 'pyarrow', 'transformers', 'numpy', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.endswith("set()\n")
+    for command in ("run", "solve", "evaluate", "grade", "sandbox", "report", "list", "doctor"):
+        assert command in done.stdout
+
+
+# Exit codes
+
+
+def test_done_is_0(cli: Cli) -> None:
+    assert cli("list", "strategies")[0] == 0
+
+
+def write_task(folder: Path, body: str) -> Path:
+    """A recipe whose task does this when it is asked for problems."""
+    (folder / "own.py").write_text(
+        f"class Own:\n    def generate(self, *_, **__):\n        {body}\n        yield\n"
+        "    def work_out(self, problem): ...\nown = Own()\n"
+    )
+    (folder / "r.yaml").write_text(RECIPE.replace("task: quantities", "task: 'own.py:own'"))
+    return folder / "r.yaml"
+
+
+def test_failed_work_is_1(cli: Cli, tmp_path: Path) -> None:
+    recipe = write_task(tmp_path, "from ponderosa.errors import WorkError; raise WorkError('it broke')")
+
+    code, output, errors = cli("run", recipe, "--out", tmp_path / "run", "-q")
+
+    assert (code, output, errors) == (1, "", "error: it broke\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "quickstrat"], ["no recipe 'quickstrat'", "did you mean 'quickstart'"]),
+        (["run", "quickstart-tiny", "--set", "seed"], ["--set 'seed'", "write path=value"]),
+        (
+            ["run", "quickstart-tiny", "--dry-run", "--set", "stages.sft.epocs=2"],
+            ["unknown key 'epocs'", "did you mean 'epochs'"],
+        ),
+        (["run", "quickstart-tiny", "--set", "stages.stf.epochs=2"], ["did you mean 'sft'"]),
+        (["run", "nowhere.yaml"], ["no such file: nowhere.yaml"]),
+        (["run", "quickstart-tiny", "--device", "tpu", "--out", "/dev/null/x"], ["'tpu'", "cpu"]),
+        (["run", "quickstart-tiny", "--dtype", "int8"], ["no dtype 'int8'", "bfloat16"]),
+        (["solve", "nowhere", "1 + 1?"], ["no such model directory: nowhere"]),
+        (["evaluate", "nowhere", "--suite", "quantities"], ["no such model directory: nowhere"]),
+        (["list", "task"], ["nothing is listed under 'task'", "did you mean 'tasks'"]),
+        (["sandbox", "nowhere.py"], ["cannot read nowhere.py"]),
+        (["sandbox", "x.py", "--tier", "mnoty"], ["no sandbox tier 'mnoty'", "did you mean 'monty'"]),
+        (["report", "nowhere"], ["nowhere is not a run folder"]),
+        (["grade", "nowhere.jsonl", "--out", "x"], ["nowhere.jsonl"]),
+        (["grade"], ["file"]),
+        (["frobnicate"], ["frobnicate"]),
+        (["solve", "a", "b", "--samples", "0"], ["--samples", "greater than or equal to 1"]),
+    ],
+)
+def test_a_wrong_request_is_2_and_says_what_was_seen_and_what_is_allowed(
+    arguments: list[str],
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = call(list(arguments), monkeypatch, capsys)
+
+    assert code == 2, errors
+    assert output == ""
+    assert "Traceback" not in errors
+    for words in said:
+        assert words in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_in_the_same_folder_is_2(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    with lock_folder(tmp_path / "run"):
+        code, _, errors = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run")
+
+    assert code == 2
+    assert "choose another folder with --out" in errors
+
+
+@pytest.mark.parametrize(("sent", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_can_be_continued(
+    sent: signal.Signals, expected: int, cli: Cli, tmp_path: Path
+) -> None:
+    recipe = write_task(tmp_path, f"import signal; signal.raise_signal({int(sent)})")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, output, errors = cli("run", recipe, "--out", tmp_path / "run", "-q")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+    assert code == expected
+    assert "the same command continues where this one stopped" in errors
+    assert "Traceback" not in errors
+    assert output == ""
+
+
+# Commands
+
+
+def test_a_dry_run_shows_the_stages_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
+    code, output, _ = cli("run", "quickstart-tiny", "--dry-run", "--out", tmp_path / "run")
+
+    lines = [line.split() for line in output.splitlines()]
+    assert code == 0
+    assert lines[0][:4] == ["problems", "solutions", "to", "do"]
+    assert len(lines) == 9
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_shows_its_table_and_a_finished_one_is_not_done_again(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    first = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run")
+    second = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run")
+    dry = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run", "--dry-run")
+
+    assert first[0] == second[0] == 0
+    assert "[1/2] problems (solutions)" in first[2]
+    assert "[2/2] textbook: finished earlier" in second[2]
+    assert str(tmp_path / "run" / "report.html") in first[1]
+    assert "finished" in dry[1]
+    assert "to do" not in dry[1]
+    assert cli("report", tmp_path / "run")[0] == 0
+
+
+def test_a_quiet_run_says_only_its_result(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+
+    code, output, errors = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run", "-q")
+
+    assert (code, errors) == (0, "")
+    assert "summary" in output
+
+
+@pytest.mark.parametrize(
+    ("source", "tier", "outcome"),
+    [
+        ("print(2**100)", "monty", "ok"),
+        ("print(2**100)", None, "ok"),
+        ("x = 1 / 0", "monty", "error"),
+    ],
+)
+def test_sandbox_prints_one_json_object(
+    cli: Cli, source: str, tier: str | None, outcome: str, tmp_path: Path
+) -> None:
+    (tmp_path / "step.py").write_text(source)
+
+    code, output, _ = cli("sandbox", tmp_path / "step.py", *(["--tier", tier] if tier else []))
+
+    shown = json.loads(output)
+    assert code == 0
+    assert list(shown) == ["outcome", "output", "error", "ms", "tier"]
+    assert shown["outcome"] == outcome
+    if outcome == "ok":
+        assert shown["output"] == f"{2**100}\n"
+
+
+def test_grade_adds_its_keys_and_keeps_order_and_other_keys(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"id": 7, "gold": "1/2", "candidate": "0.5"}, {"gold": "3", "candidate": "4", "note": "é"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+
+    code, output, errors = cli("grade", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
+
+    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert code == 0
+    assert output.startswith("2 rows, 1 equal")
+    assert "not graded in.jsonl:3" in errors
+    assert "not JSON" in graded.pop()["error"]
+    assert [row["equal"] for row in graded] == [True, False]
+    for row, source in zip(graded, rows, strict=True):
+        assert {key: row[key] for key in source} == source
+        assert set(row) == {*source, "equal", "reason", "ms"}
+
+
+@pytest.mark.parametrize("what", CATALOGUES)
+def test_everything_there_is_to_choose_from_is_listed(what: str, cli: Cli) -> None:
+    code, output, _ = cli("list", what)
+
+    names = [line.split()[0] for line in output.splitlines()]
+    assert code == 0
+    assert names == list(CATALOGUES[what]())
+    expected = {
+        "tasks": "quantities",
+        "suites": "gsm8k",
+        "strategies": "greedy",
+        "engines": "native",
+        "stages": "pretrain",
+        "recipes": "quickstart",
+    }
+    assert expected[what] in names
+
+
+def test_doctor_says_what_the_machine_can_do(cli: Cli) -> None:
+    code, output, _ = cli("doctor")
+
+    assert code == 0
+    for finding in ("machine", "cuda", "sandbox monty", "sandbox cpython", "reasoning_gym", "benchmark data"):
+        assert f"\n{finding} " in f"\n{output}"
+
+
+def test_solve_shows_an_answer_or_none(model: Path, cli: Cli) -> None:
+    code, output, errors = cli("solve", model, "Tom has 3 apples. How many?", "--max-tokens", "8")
+
+    assert (code, errors) == (0, "")
+    assert output.splitlines()[-1].startswith("answer: ")
+
+
+def test_evaluate_writes_its_rows(model: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    arguments = [
+        "--limit",
+        "3",
+        "--max-tokens",
+        "8",
+        "--strategy",
+        "majority",
+        "--samples",
+        "2",
+        "--json",
+        out,
+    ]
+
+    code, output, errors = cli("evaluate", model, "--suite", "quantities", *arguments, "-q")
+
+    assert (code, errors) == (0, "")
+    assert "pass@1" in output
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["n"] for row in rows if row["slice"] == "all"} == {3}
+    assert {row["samples"] for row in rows} == {2}
+    assert all(row["eval_s"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--format", "plian", "unknown prompt format 'plian'"),
+        ("--strategy", "greddy", "did you mean 'greedy'"),
+        ("--dtype", "int8", "unknown dtype 'int8'"),
+        ("--device", "tpu", "device 'tpu' is not available"),
+    ],
+)
+def test_a_wrong_option_of_solve_is_2(option: str, value: str, said: str, model: Path, cli: Cli) -> None:
+    code, _, errors = cli("solve", model, "1 + 1?", option, value)
+
+    assert code == 2
+    assert said in errors
+
+
+def test_a_question_longer_than_the_context_is_2(model: Path, cli: Cli) -> None:
+    code, _, errors = cli("solve", model, "apples " * 2000)
+
+    assert code == 2
+    assert "context" in errors
+
+
+def test_a_suite_that_is_no_suite_is_2(model: Path, cli: Cli) -> None:
+    code, _, errors = cli("evaluate", model, "--suite", "quantites")
+
+    assert code == 2
+    assert "quantities" in errors
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J[red]bold\u202e\r\x9b31m"
+
+
+def test_hostile_model_text_is_escaped_on_the_terminal(
+    model: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ponderosa import api
+    from ponderosa.records import Step
+
+    class Hostile:
+        def __enter__(self) -> "Hostile":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def solve(self, *_: object, **__: object) -> api.Solution:
+            steps = (
+                Step(text=HOSTILE, code=HOSTILE, observation=HOSTILE, outcome="ok"),
+                Step(text="x", code="x", observation=HOSTILE, outcome="error"),
+            )
+            return api.Solution(HOSTILE, steps, ())
+
+    monkeypatch.setattr(api, "load", lambda *_, **__: Hostile())
+    code, output, _ = cli("solve", model, "1 + 1?")
+
+    assert code == 0
+    assert "[red]bold" in output
+    assert all(char == "\n" or char.isprintable() for char in output), ascii(output)
+
+
+def test_a_hostile_name_is_escaped_in_an_error(cli: Cli) -> None:
+    code, _, errors = cli("list", HOSTILE)
+
+    assert code == 2
+    assert all(char == "\n" or char.isprintable() for char in errors)
+
+
+def test_a_foreign_directory_is_asked_through_its_chat_template(cli: Cli, tmp_path: Path) -> None:
+    folder = save_foreign_model(tmp_path / "foreign")
+
+    code, output, errors = cli("solve", folder, "1 + 1?", "--max-tokens", "6")
+
+    assert (code, errors) == (0, "")
+    assert "answer: " in output
