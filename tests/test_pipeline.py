@@ -132,6 +132,23 @@ def test_a_key_depends_on_the_content_of_a_file_and_not_on_where_it_lies(tmp_pat
     assert plan_keys(*grown, evaluate_file(one)) != relative
 
 
+def test_a_key_depends_on_the_source_of_a_checker_that_a_file_names(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path / "exam.jsonl", [{"question": "2 or 3?", "verifier": "check.py:is_fine", "split": "test"}]
+    )
+    keys = []
+    for source in ("return True", "return answer == '2'"):
+        (tmp_path / "check.py").write_text(f"def is_fine(problem, answer):\n    {source}\n")
+        keys.append(plan_keys(PROBLEMS, TEXTBOOK, TOKENIZER, BASE, evaluate_file(path))["evaluate-base"])
+
+    assert keys[0] != keys[1]
+
+
+def test_a_problem_file_that_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"exam\.jsonl"):
+        plan_keys(PROBLEMS, TEXTBOOK, TOKENIZER, BASE, evaluate_file("exam.jsonl"), base=tmp_path)
+
+
 def test_a_key_depends_on_the_source_of_a_users_task(tmp_path: Path) -> None:
     stage = {**PROBLEMS, "sources": [{"task": "coins.py:coins", "count": 3}]}
     keys = []

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from ponderosa.errors import DataError, RequestError
 from ponderosa.identity import content_hash, derive_seed, hash_file
 from ponderosa.records import Problem
-from ponderosa.tasks.custom import register_checkers
+from ponderosa.tasks.custom import load_checker, register_checkers
 
 RowT = TypeVar("RowT")
 FIELDS = frozenset({"question", "answer", "verifier", "id", "source", "split", "solution", "meta"})
@@ -185,9 +185,12 @@ class JsonlTask:
 
     @property
     def source_hash(self) -> str:
-        """Hash of the file's content, or of a benchmark's files where they are at hand."""
+        """Hash of the file's content and of the checkers it names, or of a benchmark's files where they are at
+        hand. Raises DataError if there is no such file, RequestError if it names a checker that is not there."""
         if self.path:
-            return hash_file(self.path) if self.path.is_file() else ""
+            named = {problem.verifier for problem in load_jsonl(self.path).problems}
+            checkers = [load_checker(name, self.path.parent).version for name in sorted(named) if ":" in name]
+            return content_hash([hash_file(self.path), checkers])
         found = {split: find_data_file(stem) for split, stem in self.files.items()}
         return content_hash({split: hash_file(path) for split, path in found.items() if path})
 
