@@ -172,6 +172,12 @@ def test_a_key_depends_on_the_content_of_a_checkpoint_and_not_on_where_it_lies(t
     assert before == moved != changed
 
 
+def test_how_often_a_checkpoint_is_saved_changes_no_key() -> None:
+    often = {**BASE, "train": {"checkpoint_every_s": 1}}
+
+    assert plan_keys(PROBLEMS, TEXTBOOK, TOKENIZER, often) == plan_keys(PROBLEMS, TEXTBOOK, TOKENIZER, BASE)
+
+
 # What is refused before anything runs
 
 

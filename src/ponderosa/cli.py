@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ponderosa.errors import PonderosaError, RequestError
+from ponderosa.report.escape import show_controls
 
 app = typer.Typer(
     name="ponderosa",
@@ -52,11 +53,11 @@ def main() -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except PonderosaError as error:
-        print(f"error: {_plain(str(error))}", file=sys.stderr)
+        print(f"error: {show_controls(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if _is_usage_error(error):
-            print(f"error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+            print(f"error: {show_controls(error.format_message())}", file=sys.stderr)  # type: ignore[attr-defined]
             sys.exit(2)
         raise
     if code == INTERRUPTED:
@@ -190,7 +191,7 @@ def grade(
 
     graded = grade_file(file, out, progress=build_progress(quiet=quiet))
     for bad in graded.bad_lines:
-        print(_plain(f"not graded {bad.file}:{bad.line}: {bad.reason}"), file=sys.stderr)
+        print(show_controls(f"not graded {bad.file}:{bad.line}: {bad.reason}"), file=sys.stderr)
     print(
         f"{graded.num_rows} rows, {graded.num_equal} equal, {graded.num_undecided} undecided, written to {out}"
     )
@@ -271,11 +272,6 @@ def _load(model: Path, device: str, dtype: str, format: str | None) -> Iterator[
 def _exit_on_term(*_: object) -> NoReturn:
     print("terminated; the same command continues where this one stopped", file=sys.stderr)
     sys.exit(143)
-
-
-def _plain(text: str) -> str:
-    """An error message may quote hostile text: nothing in it may steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
 
 
 def _is_usage_error(error: Exception) -> bool:

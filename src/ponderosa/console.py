@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ponderosa.progress import SILENT, Progress, Task
+from ponderosa.report.escape import show_controls
 
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
@@ -51,7 +52,7 @@ class PlainLines:
             self.say(f"{task.describe()}, done in {time.monotonic() - task.started_at:.0f} s")
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(show_controls(line), file=sys.stderr, flush=True)
 
 
 class PlainTask:
@@ -112,7 +113,7 @@ class RichBars:
             self.bars.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(escape(line), highlight=False)
+        self.console.print(escape(show_controls(line)), highlight=False)
 
 
 class RichBar:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -48,8 +49,8 @@ class TrainConfig(Config):
     """Most tokens computed at a time; changes speed and memory, not the loss. None fits the device."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; parameters keep theirs. auto takes bfloat16 where the device computes it fast."""
-    checkpoint_every_s: float = 60.0
-    """Seconds between checkpoints."""
+    checkpoint_every_s: float = Field(60.0, ge=0, exclude=True)
+    """Seconds between checkpoints; no part of what the run is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class _Run:
         self.matrix_parameters = count_matrix_parameters(model)
         self.num_tokens = sum(len(row.token_ids) for batch in batches for row in batch)
         ends = [identify_row(row) for batch in (*batches[:1], *batches[-1:]) for row in batch]
-        plan = [config.model_dump(mode="json", exclude={"checkpoint_every_s"}), seed, self.num_tokens, ends]
+        plan = [config.model_dump(mode="json"), seed, self.num_tokens, ends]
         self.fingerprint = content_hash([*plan, len(batches)])
 
     def do_step(self, step: int, ledger: Ledger) -> dict[str, Any]:

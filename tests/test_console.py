@@ -1,0 +1,81 @@
+"""What progress looks like on a terminal and elsewhere."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from ponderosa.console import PlainLines, PlainTask, RichBars, build_progress
+from ponderosa.progress import SILENT, track
+
+HOSTILE = "[red]\x1b[2Jowned\u202e[/red]"
+
+
+def test_quiet_says_nothing() -> None:
+    assert build_progress(quiet=True) is SILENT
+
+
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = build_progress()
+
+    progress.say("hello")
+
+    assert isinstance(progress, PlainLines)
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_short_work_is_not_mentioned(capsys: pytest.CaptureFixture[str]) -> None:
+    with track(PlainLines(), "quick", 3) as bar:
+        bar.advance(3)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_tells_rate_and_time_left() -> None:
+    task = PlainTask("work", 100, "problems", 20)
+    task.started_at = time.monotonic() - 10
+    task.advance(30, loss=0.5)
+
+    assert task.describe() == "  work: 50/100 problems, 3/s, 17 s left, loss 0.5"
+
+
+def test_what_an_earlier_run_did_counts_as_done_and_not_as_speed() -> None:
+    task = PlainTask("work", 100, "problems", 90)
+    task.started_at = time.monotonic() - 10
+    task.advance(10)
+
+    assert task.describe() == "  work: 100/100 problems, 1/s"
+
+
+def test_work_without_an_end_has_no_time_left() -> None:
+    task = PlainTask("work", None, "problems", 0)
+    task.advance(5)
+
+    assert "left" not in task.describe()
+
+
+def test_bars_share_one_terminal_and_leave_it_clean() -> None:
+    out = io.StringIO()
+    bars = RichBars(Console(file=out, force_terminal=True, width=100))
+    with track(bars, "outer [red]", 10, unit="problems") as outer, track(bars, "inner") as inner:
+        outer.advance(3, note="[bold]x")
+        inner.advance()
+        bars.bars.refresh()
+        shown = out.getvalue()
+
+    assert "outer [red]" in shown
+    assert "3/10 problems" in shown
+    assert "note [bold]x" in shown
+    assert bars.num_running == 0
+    assert not bars.bars.tasks
+
+
+def test_hostile_text_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    RichBars(Console(file=out, force_terminal=True, width=200)).say(HOSTILE)
+    PlainLines().say(HOSTILE)
+
+    for shown in (out.getvalue(), capsys.readouterr().err):
+        assert "[red]⟨U+001B⟩[2Jowned⟨U+202E⟩[/red]" in shown
+        assert "\x1b[2J" not in shown
