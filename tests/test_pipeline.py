@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ponderosa import pipeline
 from ponderosa.artifacts import lock_folder, read_json
 from ponderosa.errors import ConfigError, DataError, RequestError, RunLocked
 from ponderosa.pipeline import (
@@ -315,6 +316,25 @@ def test_seconds_of_an_interrupted_stage_are_counted(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run", PROBLEMS)
 
     assert 1000 < read_json(folder / "manifest.json")["ledger"]["seconds"] < 1060
+
+
+def test_seconds_are_saved_while_a_stage_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = (
+        "        import pathlib, time\n        saved = pathlib.Path(__file__).parent / 'run' / 'stages'\n"
+        "        until = time.monotonic() + 20\n"
+        "        while not list(saved.glob('*/seconds.json')):\n"
+        "            assert time.monotonic() < until\n            time.sleep(0.01)\n"
+    )
+    (tmp_path / "coins.py").write_text(COINS.replace("        code = f", wait + "        code = f"))
+    monkeypatch.setattr(pipeline, "SAVE_SECONDS_EVERY_S", 0.05)
+
+    run_tiny(
+        tmp_path / "run",
+        {**PROBLEMS, "sources": [{"task": "coins.py:coins", "count": 1}]},
+        base=tmp_path,
+    )
+
+    assert not list((tmp_path / "run").glob("stages/*/seconds.json"))
 
 
 def test_what_a_killed_stage_left_half_written_is_removed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ seconds or worker counts. So running again does only what changed, and a run kil
 
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from ponderosa.stages.stage import (
 )
 
 RECIPES = Path(__file__).parent / "recipes"
+SAVE_SECONDS_EVERY_S = 2.0
 DTYPES = ("auto", "float32", "bfloat16")
 PACKAGES = (
     "ponderosa",
@@ -276,8 +278,7 @@ def _run_stage(
     with _spent_seconds(folder) as earlier_s:
         started_at = time.monotonic()
         outcome = stage.module.run(stage.config, context)
-        seconds = earlier_s + time.monotonic() - started_at
-        outcome.ledger.seconds = max(seconds, outcome.ledger.seconds)
+        outcome.ledger.seconds = earlier_s + time.monotonic() - started_at
     write_json(folder / "manifest.json", build_manifest(stage, context, outcome, folders))
     write_text(folder / "DONE", "")
     _remove(folder, UNFINISHED)
@@ -310,14 +311,27 @@ def describe_recipe(recipe: Recipe, stages: Sequence[PlannedStage]) -> dict[str,
 
 @contextmanager
 def _spent_seconds(folder: Path) -> Iterator[float]:
-    """Seconds that interrupted runs of this stage had spent; kept up to date when this one is interrupted too."""
+    """Seconds that interrupted runs of this stage had spent; this one's are saved as it goes, for when it is killed."""
     path = folder / "seconds.json"
     earlier_s = float(read_json(path)) if path.exists() else 0.0
     started_at = time.monotonic()
+    is_over = threading.Event()
+
+    def save() -> None:
+        write_json(path, earlier_s + time.monotonic() - started_at)
+
+    def keep_saving() -> None:
+        while not is_over.wait(SAVE_SECONDS_EVERY_S):
+            save()
+
+    saver = threading.Thread(target=keep_saving, name="seconds", daemon=True)
+    saver.start()
     try:
         yield earlier_s
     finally:
-        write_json(path, earlier_s + time.monotonic() - started_at)
+        is_over.set()
+        saver.join()
+        save()
 
 
 def build_manifest(
