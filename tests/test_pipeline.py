@@ -14,15 +14,14 @@ import pytest
 from ponderosa import pipeline
 from ponderosa.artifacts import lock_folder, read_json
 from ponderosa.errors import ConfigError, DataError, RequestError, RunLocked
-from ponderosa.pipeline import (
+from ponderosa.pipeline import RunOptions, run_recipe
+from ponderosa.planning import (
     RECIPES,
-    RunOptions,
     find_base,
     find_recipe,
     list_recipes,
     load_recipe,
     plan_recipe,
-    run_recipe,
 )
 from ponderosa.stages import textbook
 from tiny_runs import (

@@ -15,7 +15,7 @@ import typer
 from ponderosa.artifacts import read_json
 from ponderosa.cli import app
 from ponderosa.errors import DataError
-from ponderosa.pipeline import RECIPES, list_recipes, load_recipe, plan_recipe
+from ponderosa.planning import RECIPES, list_recipes, load_recipe, plan_recipe
 from synthetic_run import build_run
 
 ROOT = Path(__file__).resolve().parents[1]

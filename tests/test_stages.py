@@ -11,7 +11,7 @@ from ponderosa.artifacts import Journal, read_json, read_table
 from ponderosa.engines.codec import HFCodec
 from ponderosa.errors import ConfigError, RequestError
 from ponderosa.formats import CHAT_CODE, load_format
-from ponderosa.pipeline import plan_recipe
+from ponderosa.planning import plan_recipe
 from ponderosa.progress import SILENT
 from ponderosa.records import Problem, Step
 from ponderosa.sandbox import Sandbox

@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from transformers.utils import logging
 
 from ponderosa.config import parse_config
-from ponderosa.pipeline import Recipe, RunOptions, run_recipe
+from ponderosa.pipeline import RunOptions, run_recipe
+from ponderosa.planning import Recipe
 from ponderosa.training.tokenizer import train_tokenizer
 
 FAMILY: dict[str, Any] = {"relations": ["more", "fewer", "sum"], "max_operations": 2, "max_value": 100}

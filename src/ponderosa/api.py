@@ -21,7 +21,8 @@ from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.suites import load_suite
 from ponderosa.evaluation.summary import RowContext, summarise
 from ponderosa.formats import PromptFormat, get_format, load_format
-from ponderosa.pipeline import RunOptions, find_base, find_recipe, load_recipe, run_recipe
+from ponderosa.pipeline import RunOptions, run_recipe
+from ponderosa.planning import find_base, find_recipe, load_recipe
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import Attempt, Problem, Step
 from ponderosa.sandbox import Sandbox

@@ -38,7 +38,7 @@ def list_stages() -> dict[str, str]:
 
 
 def list_recipes() -> dict[str, str]:
-    from ponderosa.pipeline import RECIPES, list_recipes, load_recipe
+    from ponderosa.planning import RECIPES, list_recipes, load_recipe
 
     return {name: load_recipe(RECIPES / f"{name}.yaml").description for name in list_recipes()}
 

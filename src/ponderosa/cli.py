@@ -85,7 +85,8 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
-    from ponderosa.pipeline import RunOptions, find_base, find_recipe, load_recipe, plan_recipe, run_recipe
+    from ponderosa.pipeline import RunOptions, run_recipe
+    from ponderosa.planning import find_base, find_recipe, load_recipe, plan_recipe
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, assignments or [])
