@@ -235,6 +235,27 @@ def test_a_recipe_that_does_not_parse_is_refused(content: str, tmp_path: Path) -
         load_recipe(path)
 
 
+def test_a_recipe_that_extends_another_changes_only_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "name: own\nextends: quickstart-tiny\nstages:\n- {name: sft, epochs: 3}\n- {name: more, use: tokenizer}\n"
+    )
+    parent = load_recipe(find_recipe("quickstart-tiny"))
+    child = load_recipe(tmp_path / "own.yaml")
+
+    assert child.name == "own"
+    assert [entry["name"] for entry in child.stages] == [*(entry["name"] for entry in parent.stages), "more"]
+    changed = [dict(new) for old, new in zip(parent.stages, child.stages, strict=False) if old != new]
+    assert [(entry["name"], entry["epochs"]) for entry in changed] == [("sft", 3)]
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nextends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("name: b\nextends: a.yaml\n")
+
+    with pytest.raises(ConfigError, match=r"a\.yaml extends itself"):
+        load_recipe(tmp_path / "a.yaml")
+
+
 def test_an_unknown_device_or_dtype_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device 'tpu' is not available"):
         run_recipe(build_recipe(PROBLEMS), tmp_path, tmp_path / "run", RunOptions(device="tpu"))

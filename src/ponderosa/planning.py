@@ -82,7 +82,7 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     return parse_config(Recipe, values, where=path.name)
 
 
-def _load_values(path: Path) -> dict[str, Any]:
+def _load_values(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file's values. With `extends: RECIPE` its stages follow that recipe's; one of the same name
     changes only the values it gives."""
     values = load_yaml(path)
@@ -90,7 +90,9 @@ def _load_values(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name}: a recipe is a mapping with name and stages")
     if "extends" not in values:
         return values
-    parent = _load_values(_find_parent(path, values.pop("extends")))
+    if path in children:
+        raise ConfigError(f"{path.name} extends itself")
+    parent = _load_values(_find_parent(path, str(values.pop("extends"))), (*children, path))
     stages = {stage.get("name"): stage for stage in parent.get("stages", ())}
     for stage in values.pop("stages", ()):
         stages[stage.get("name")] = {**stages.get(stage.get("name"), {}), **stage}
