@@ -209,6 +209,8 @@ def test_how_often_a_checkpoint_is_saved_changes_no_key() -> None:
             {**EVALUATE_BASE, "suites": [{"suite": "quantities"}, {"suite": "quantities", "limit": 3}]},
             "measured twice: quantities-greedy",
         ),
+        ({**EVALUATE_BASE, "suites": [{"suite": "quantities", "split": "train"}]}, "a report takes test or"),
+        ({**EVALUATE_SFT, "metric": "pas@1"}, "did you mean 'pass@1'"),
     ],
 )
 def test_a_wrong_stage_is_refused_with_the_remedy(stage: dict[str, Any], message: str) -> None:

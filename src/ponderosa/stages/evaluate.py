@@ -16,12 +16,13 @@ from pydantic import Field, model_validator
 
 from ponderosa.artifacts import Journal, read_json, read_table, write_json, write_table
 from ponderosa.config import Config as BaseConfig
+from ponderosa.config import suggest
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.evaluation.protocol import evaluate_model, parse_attempt
 from ponderosa.evaluation.samples import select_samples
-from ponderosa.evaluation.suites import Suite, load_suite
+from ponderosa.evaluation.suites import SUITES, Suite, check_split, load_suite
 from ponderosa.evaluation.summary import (
     GradedAttempt,
     RowContext,
@@ -29,6 +30,7 @@ from ponderosa.evaluation.summary import (
     compare,
     correct_family,
     count_reasons,
+    list_metrics,
     summarise,
 )
 from ponderosa.formats import load_format
@@ -65,6 +67,8 @@ class SuiteConfig(BaseConfig):
     @model_validator(mode="after")
     def _check(self) -> "SuiteConfig":
         get_strategy(self.strategy, self.samples)
+        if self.split is not None:
+            check_split(self.split, "report", self.suite)
         return self
 
     @property
@@ -95,6 +99,12 @@ class Config(StageConfig):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ConfigError(f"measured twice: {', '.join(repeated)}; give each a `label` of its own")
+        for item in self.suites if self.compare_to else ():
+            metrics = list_metrics(get_strategy(item.strategy, item.samples).num_attempts)
+            if self.metric not in metrics:
+                raise ConfigError(
+                    f"{item.file_name} has no metric {self.metric!r}{suggest(self.metric, metrics)}"
+                )
         return self
 
     def needs(self) -> tuple[Need, ...]:
@@ -244,6 +254,4 @@ def _count(ledger: Ledger, graded: list[GradedAttempt]) -> None:
 
 
 def _hash_source(suite: str, base: Path) -> str:
-    from ponderosa.evaluation.suites import SUITES
-
     return get_task(SUITES[suite].task if suite in SUITES else suite, base).source_hash
