@@ -11,6 +11,7 @@ constrained decoding, more than one device.
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,31 +21,29 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ponderosa.engines.attention import CachePass, KVCache
-from ponderosa.engines.linear import accelerate_linears, find_linears
+from ponderosa.engines.linear import PackedLinears
 from ponderosa.engines.model import borrow_model, copy_model, profile_model, run_model
 from ponderosa.engines.prefill import Span, build_grid, plan_prefill
 from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, find_fault
 from ponderosa.engines.rows import Placement, RowTable
 from ponderosa.engines.sampling import compute_uniforms, draw_tokens
 from ponderosa.engines.stops import PieceTable, ends_with_stop
-from ponderosa.records import Finish
 
 ROW_BUCKET = 8
 """Decode steps run a multiple of this many rows, so that kernels are prepared for few shapes."""
 ADMISSION_FRAC = 1 / 16
 """Requests are admitted once this share of the slots is free (or all that wait fit), to prefill in batches."""
 
-MIN_ACCELERATED = 256
+MIN_PACKED = 256
 """Prefills of fewer padded tokens come in too many shapes to prepare oneDNN kernels for."""
 
 
 @dataclass(slots=True)
 class Job:
-    """A request in a cache row, which ends at `limit` tokens, prompt included, if nothing stops it before."""
+    """A request that is running in a cache row."""
 
     ticket: int
     request: GenerateRequest
-    limit: int
     prefill_tokens: int
 
 
@@ -80,7 +79,7 @@ class NativeEngine:
         self.flops_per_token = profile.flops_per_token
         self._vocab_size = int(model.config.get_text_config().vocab_size)
         self._long_rope_after = profile.long_rope_after
-        self._linears = find_linears(self._model)
+        self._linears = PackedLinears(self._model)
         self._pieces = PieceTable(codec)
         num_rows = (
             -(-(num_slots + (-(-num_slots // 4) if num_retained is None else num_retained)) // ROW_BUCKET)
@@ -88,8 +87,6 @@ class NativeEngine:
         )
         self._cache = KVCache(num_rows, dtype=self._model.dtype, device=self._model.device)
         self._rows = RowTable(num_rows, max_context)
-        self._model_logprobs = np.zeros((num_rows, max_context), np.float32)
-        self._sampling_logprobs = np.zeros((num_rows, max_context), np.float32)
         self._waiting: deque[tuple[int, GenerateRequest]] = deque()
         self._jobs: dict[int, Job] = {}
         self._next_ticket = 0
@@ -120,6 +117,7 @@ class NativeEngine:
         self._busy_slot_steps = self._slot_steps = 0
         self._rows.forget()
         self._cache.clear()
+        self._linears.forget()
         if self._model is not self._source:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
@@ -150,8 +148,11 @@ class NativeEngine:
                 continue
             num_tokens = len(request.prompt_ids)
             placement = self._rows.place(request.prompt_ids, is_long=self._is_long(num_tokens))
-            limit = min(self.max_context, num_tokens + request.max_new_tokens)
-            self._jobs[placement.row] = Job(ticket, request, limit, num_tokens - placement.shared)
+            row = placement.row
+            self._rows.starts[row] = num_tokens
+            self._rows.limits[row] = min(self.max_context, num_tokens + request.max_new_tokens)
+            self._rows.seeds[row] = request.seed
+            self._jobs[row] = Job(ticket, request, num_tokens - placement.shared)
             placements.append(placement)
         self._fill(placements)
         return refused
@@ -187,8 +188,8 @@ class NativeEngine:
             cache_pass = CachePass(
                 self._cache, rows, rows[:, None], positions, self._to_device(grid.columns), width
             )
-            linears = self._linears if grid.token_ids.size >= MIN_ACCELERATED else []
-            with accelerate_linears(linears):
+            is_large = grid.token_ids.size >= MIN_PACKED
+            with self._linears.lend() if is_large else nullcontext():
                 run_model(self._model, self._to_device(grid.token_ids), positions, cache_pass)
 
     def _compact(self) -> None:
@@ -197,8 +198,6 @@ class NativeEngine:
             count = int(max(self._rows.lengths[idle], self._rows.lengths[active]))
             self._cache.swap(idle, active, count)
             self._rows.swap(idle, active)
-            for logprobs in (self._model_logprobs, self._sampling_logprobs):
-                logprobs[[idle, active]] = logprobs[[active, idle]]
             self._jobs[idle] = self._jobs.pop(active)
 
     def _decode(self) -> None:
@@ -228,7 +227,7 @@ class NativeEngine:
         token_ids = self._to_device(table.tokens[rows, fed_at])[:, None]
         index = self._to_device(rows)[:, None]
         cache_pass = CachePass(self._cache, where, index, positions, columns, width)
-        with accelerate_linears(self._linears):
+        with self._linears.lend():
             logits = run_model(self._model, token_ids, positions, cache_pass)
         self._draw(logits, rows, fed_at, active)
 
@@ -240,17 +239,16 @@ class NativeEngine:
         active: npt.NDArray[np.bool_],
     ) -> None:
         """Draw the tokens that follow and note them; what idle rows draw is dropped."""
-        jobs = [self._jobs.get(row) for row in rows.tolist()]
-        seeds = np.array([job.request.seed if job else 0 for job in jobs], dtype=np.uint64)
-        starts = np.array([len(job.request.prompt_ids) if job else 0 for job in jobs])
-        steps = np.where(active, fed_at + 1 - starts, 0).astype(np.uint64)
-        samplings = [job.request.sampling if job else GREEDY for job in jobs]
-        draw = draw_tokens(logits, samplings, compute_uniforms(seeds, steps))
+        table = self._rows
+        jobs = (self._jobs.get(row) for row in rows.tolist())
+        samplings = [GREEDY if job is None else job.request.sampling for job in jobs]
+        steps = np.maximum(fed_at + 1 - table.starts[rows], 0).astype(np.uint64)
+        draw = draw_tokens(logits, samplings, compute_uniforms(table.seeds[rows], steps))
         busy, after = rows[active], fed_at[active] + 1
-        self._rows.tokens[busy, after] = draw.tokens[active]
-        self._rows.lengths[busy] = after
-        self._model_logprobs[busy, after] = draw.model_logprobs[active]
-        self._sampling_logprobs[busy, after] = draw.sampling_logprobs[active]
+        table.tokens[busy, after] = draw.tokens[active]
+        table.model_logprobs[busy, after] = draw.model_logprobs[active]
+        table.sampling_logprobs[busy, after] = draw.sampling_logprobs[active]
+        table.lengths[busy] = after
 
     def _cross_threshold(self) -> None:
         """Rows about to grow past the LongRoPE threshold are computed again under the long factors."""
@@ -266,37 +264,31 @@ class NativeEngine:
 
     def _harvest(self) -> list[tuple[int, Generation]]:
         """Take the finished requests out of their rows."""
+        table = self._rows
         finished = []
-        for row, job in sorted(self._jobs.items()):
-            start, end = len(job.request.prompt_ids), int(self._rows.lengths[row]) + 1
-            finish = self._find_finish(job, row, end)
-            if finish is None:
-                continue
-            new = slice(start, end)
-            token_ids = tuple(self._rows.tokens[row, new].tolist())
-            model_logprobs = tuple(self._model_logprobs[row, new].tolist())
-            sampling_logprobs = tuple(self._sampling_logprobs[row, new].tolist())
-            finished.append(
-                (
-                    job.ticket,
-                    Generation(token_ids, model_logprobs, sampling_logprobs, finish, job.prefill_tokens),
-                )
+        rows = np.flatnonzero(table.is_active)
+        last_ids = table.tokens[rows, table.lengths[rows]].tolist()
+        at_limit = (table.lengths[rows] + 1 >= table.limits[rows]).tolist()
+        for row, last_id, is_full in zip(rows.tolist(), last_ids, at_limit, strict=True):
+            job = self._jobs[row]
+            new = slice(int(table.starts[row]), int(table.lengths[row]) + 1)
+            is_stopped = last_id in job.request.stop_ids or (
+                bool(job.request.stop_strings)
+                and ends_with_stop(job.request, table.tokens[row, new].tolist(), self._pieces)
             )
-            is_over = finish == "length" or token_ids[-1] in self.codec.eos_ids
-            self._rows.release(row, is_over=is_over)
+            if not is_stopped and not is_full:
+                continue
+            generation = Generation(
+                token_ids=tuple(table.tokens[row, new].tolist()),
+                model_logprobs=tuple(table.model_logprobs[row, new].tolist()),
+                sampling_logprobs=tuple(table.sampling_logprobs[row, new].tolist()),
+                finish="stop" if is_stopped else "length",
+                prefill_tokens=job.prefill_tokens,
+            )
+            finished.append((job.ticket, generation))
             del self._jobs[row]
+            table.release(row, is_over=not is_stopped or last_id in self.codec.eos_ids)
         return finished
-
-    def _find_finish(self, job: Job, row: int, end: int) -> Finish | None:
-        request = job.request
-        last = int(self._rows.tokens[row, end - 1])
-        if last in request.stop_ids:
-            return "stop"
-        if request.stop_strings:
-            new_ids = self._rows.tokens[row, len(request.prompt_ids) : end].tolist()
-            if ends_with_stop(request, new_ids, self._pieces):
-                return "stop"
-        return "length" if end >= job.limit else None
 
     def _to_device(self, array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._model.device)

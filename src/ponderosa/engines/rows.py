@@ -35,10 +35,19 @@ class Placement:
 
 
 class RowTable:
-    """Bookkeeping for S cache rows of at most `columns` tokens, all in host memory."""
+    """Bookkeeping for S cache rows of at most `columns` tokens, all in host memory.
+
+    Log-probabilities stand beside the tokens they belong to. A row's request began with `starts` prompt tokens,
+    and ends at `limits` tokens if nothing stops it before.
+    """
 
     def __init__(self, num_rows: int, columns: int) -> None:
         self.tokens: npt.NDArray[np.int64] = np.zeros((num_rows, columns), dtype=np.int64)
+        self.model_logprobs: npt.NDArray[np.float32] = np.zeros((num_rows, columns), dtype=np.float32)
+        self.sampling_logprobs: npt.NDArray[np.float32] = np.zeros((num_rows, columns), dtype=np.float32)
+        self.starts: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.limits: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.seeds: npt.NDArray[np.uint64] = np.zeros(num_rows, dtype=np.uint64)
         self.lengths: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
         self.is_active: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
         self.is_long: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
@@ -93,8 +102,8 @@ class RowTable:
 
     def swap(self, first: int, second: int) -> None:
         """Exchange two rows."""
-        for column in (self.tokens, self.lengths, self.is_active, self.is_long, self.last_used):
-            column[[first, second]] = column[[second, first]]
+        for facts in (value for value in vars(self).values() if isinstance(value, np.ndarray)):
+            facts[[first, second]] = facts[[second, first]]
 
     def _pick_row(self) -> int:
         """The inactive row that is least worth keeping: empty or over, else least recently used."""
