@@ -24,13 +24,12 @@ from ponderosa.tasks.quantities.relations import BY_NAME, ITEMS, NAMES, RELATION
 from ponderosa.tasks.quantities.task import (
     QUANTITIES,
     QuantitiesOptions,
-    QuantitiesTask,
     build_problem,
     find_split,
     load_graph,
     renumber_problem,
 )
-from ponderosa.tasks.quantities.textbook import write_arithmetic, write_lookup
+from ponderosa.tasks.quantities.textbook import write_arithmetic, write_copying
 from ponderosa.tasks.quantities.wording import render_code_steps, render_statement, substitute_literals
 from ponderosa.tasks.registry import Task
 from ponderosa.tasks.worked import WorkedSolution, WorkedTask
@@ -396,15 +395,14 @@ def test_options_that_leave_no_problem_are_refused() -> None:
 # Running text
 
 
-def test_a_lookup_repeats_the_sentence_that_defines_each_owner() -> None:
-    text = write_lookup(Random(1), QuantitiesTask(QuantitiesOptions()), max_operations=3)
-
-    listed, *found = text.split("\n")
-    assert found
-    for line in found:
-        owner, _, sentence = line.partition(": ")
-        assert sentence in listed
-        assert owner in sentence
+def test_a_copying_document_says_its_words_twice_within_the_bound_of_different_ones() -> None:
+    options = QuantitiesOptions().build_graph_options()
+    for seed in range(20):
+        text = write_copying(Random(seed), options, distinct_words=(4, 6))
+        first, second = text.removesuffix(".").split(".")
+        assert first == second
+        assert 10 <= len(first.split()) <= 40
+        assert len(set(first.split())) <= 6
 
 
 def test_sums_in_running_text_are_right() -> None:

@@ -26,7 +26,7 @@ TEXTBOOK = {
         {
             "parts": [
                 {"kind": "pages", "documents": 20, "solutions": "problems"},
-                {"kind": "lookup", "documents": 5},
+                {"kind": "copying", "documents": 5},
                 {"kind": "arithmetic", "documents": 5},
             ]
         }

@@ -1,7 +1,7 @@
 """The library: `load` a model, `solve` a question, `evaluate` on a suite, `run` a recipe.
 
 import ponderosa
-with ponderosa.load("runs/quickstart/model") as reasoner:
+with ponderosa.load("path/to/model") as reasoner:
     print(reasoner.solve("Tom has 3 apples. Ana has 4 more apples than Tom. How many apples does Ana have?").answer)
 """
 

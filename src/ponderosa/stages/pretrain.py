@@ -2,7 +2,7 @@
 
     for chapter in textbook:  pack its documents into rows, shuffle, batch
     train once over all batches with warm-up, stable and decay
-    save with a prompt format of prose solutions: the base knows no step tags
+    save with the prompt format every later stage shares: the base knows no step tags and answers it in prose
 
 With `solutions`, worked code solutions are mixed into the last chapter: the single-stage control, which sees the
 tokens of all stages in one.

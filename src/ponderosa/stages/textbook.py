@@ -23,8 +23,8 @@ from ponderosa.identity import derive_seed
 from ponderosa.progress import track
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
-from ponderosa.tasks.quantities.task import QuantitiesOptions, QuantitiesTask
-from ponderosa.tasks.quantities.textbook import write_arithmetic, write_lookup
+from ponderosa.tasks.quantities.task import QuantitiesOptions
+from ponderosa.tasks.quantities.textbook import write_arithmetic, write_copying
 
 VERSION = 1
 TABLE = "documents.parquet"
@@ -33,15 +33,18 @@ TABLE = "documents.parquet"
 class Part(BaseConfig):
     """Documents of one kind within a chapter."""
 
-    kind: Literal["lookup", "arithmetic", "pages"] = Field(
-        description="statements looked up, sums, or pages of problems with their prose solutions"
+    kind: Literal["copying", "arithmetic", "pages"] = Field(
+        description="random words said twice, sums, or pages of problems with their prose solutions"
     )
     documents: int = Field(ge=1, description="how many documents")
     solutions: str | None = Field(None, description="pages: the solutions stage whose problems are told")
-    max_operations: int | None = Field(None, description="pages and lookups: hardest problem to tell")
+    max_operations: int | None = Field(None, description="pages: hardest problem to tell")
     problems_per_page: int = Field(1, ge=1, description="pages: problems on a page, drawn from 1 up to this")
+    distinct_words: tuple[int, int] = Field(
+        (30, 50), description="copying: fewest and most different words in a document; few make it hard"
+    )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="lookups and sums: the quantities options"
+        default_factory=dict, description="copying and sums: the quantities options"
     )
 
 
@@ -92,14 +95,13 @@ def write_part(part: Part, inputs: Any, seed: int) -> Iterator[list[str]]:
         yield from _write_pages(part, inputs, seed)
         return
     options = parse_config(QuantitiesOptions, part.options, where="textbook options")
-    task = QuantitiesTask(options)
+    graph_options = options.build_graph_options()
     for index in range(part.documents):
         random = Random(derive_seed(part.kind, seed, index))
         if part.kind == "arithmetic":
             yield [write_arithmetic(random, max_value=options.max_value)]
         else:
-            operations = part.max_operations or options.max_operations
-            yield [write_lookup(random, task, max_operations=operations)]
+            yield [write_copying(random, graph_options, distinct_words=part.distinct_words)]
 
 
 def _write_pages(part: Part, inputs: Any, seed: int) -> Iterator[list[str]]:

@@ -1,28 +1,29 @@
-"""Running text for a base model: arithmetic facts, and statements to look up.
+"""Running text for a base model: words to copy, and arithmetic facts.
 
-A lookup lists statements, then names owners one after another and repeats the sentence that defines each. It is
-the reading half of a solution without the reckoning half, and the cheapest way to grow the attention heads that
-find the right sentence.
+A solution quotes the sentences it needs, so the first thing a base model needs is to copy: to find what followed
+last time and write it again (induction heads, Olsson et al. 2022, arXiv 2209.11895). In problems alone that skill
+takes millions of tokens to form, because guessing from the template is nearly as good; a list of random words
+said twice has no template. With many different words one word back tells what comes next; with few, a longer match is
+needed, as in sentences that share their words. LOG.md has the measurements.
 """
 
 from random import Random
 
-from ponderosa.tasks.quantities.task import QuantitiesTask
-from ponderosa.tasks.quantities.wording import render_statement
+from ponderosa.tasks.quantities.graph import GraphOptions
 
 FACTS_PER_DOCUMENT = 12
+COPIED_WORDS = (10, 40)
+COMMON_WORDS = tuple("has owns more fewer than times as many half of the and together number is".split())
+DIGITS = tuple("0123456789")
 
 
-def write_lookup(random: Random, task: QuantitiesTask, *, max_operations: int) -> str:
-    """Statements of a training problem in shuffled order, then every owner with the sentence that defines it."""
-    graph = task.draw_graph(random, "train", random.randint(1, max_operations))
-    indices = range(len(graph.quantities))
-    listed = " ".join(render_statement(graph, index) for index in random.sample(indices, len(indices)))
-    found = [
-        f"{graph.quantities[index].owner}: {render_statement(graph, index)}"
-        for index in random.sample(indices, len(indices))
-    ]
-    return "\n".join([listed, *found])
+def write_copying(random: Random, options: GraphOptions, *, distinct_words: tuple[int, int]) -> str:
+    """A list of random words, said twice; `distinct_words` bounds how many different ones it may use."""
+    words = (*options.names, *options.items, *COMMON_WORDS, *DIGITS)
+    fewest, most = (min(bound, len(words)) for bound in distinct_words)
+    allowed = random.sample(words, random.randint(fewest, most))
+    said = " ".join(random.choices(allowed, k=random.randint(*COPIED_WORDS)))
+    return f" {said}. {said}."
 
 
 def write_arithmetic(random: Random, *, max_value: int) -> str:
