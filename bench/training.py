@@ -217,7 +217,7 @@ def build_contestants(is_packed: bool) -> dict[str, Contestant]:
 def measure(is_packed: bool, seconds: float, repeats: int) -> list[dict[str, Any]]:
     """One row for each peer: median tokens/s of both sides, and ours over it."""
     documents = draw_documents(600, seed=0)
-    rows = pack_rows(documents, ROW_LENGTH).rows if is_packed else documents
+    rows = pack_rows(documents, ROW_LENGTH, seed=0).rows if is_packed else documents
     contestants = build_contestants(is_packed)
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):

@@ -39,7 +39,7 @@ def draw_documents(num_documents: int, seed: int = 0, max_length: int = 40) -> l
 
 def build_run(checkpoint_every_s: float = 3600.0) -> tuple[PreTrainedModel, list[Batch], TrainConfig]:
     """A dozen steps of packed rows, in several microbatches each."""
-    rows = pack_rows(draw_documents(140), 64).rows
+    rows = pack_rows(draw_documents(140), 64, seed=0).rows
     batches = build_batches(rows, tokens_per_step=256, seed=0)
     config = TrainConfig(microbatch_tokens=100, z_loss_weight=1e-4, checkpoint_every_s=checkpoint_every_s)
     return build_tiny_model(), batches, config

@@ -1,8 +1,9 @@
 """Documents into fixed-length rows, and rows into the batches of optimizer steps.
 
-Packing is best fit decreasing (Coffman, Garey and Johnson 1984; used for language models by Ding et al.,
-arXiv 2404.10830): documents stay whole unless longer than a row. Nothing is dropped: a document that is too long
-is split and counted. Batches are lists of rows in an order that depends on the seed and the epoch alone.
+Packing is best fit (Ding et al., arXiv 2404.10830) over documents in shuffled order, not by falling length: sorting
+fills rows a little better, but puts documents of one length beside each other, and a batch of few rows then holds
+few lengths (LOG.md has what that costs). Documents stay whole unless longer than a row. Nothing is dropped: a
+document that is too long is split and counted. Batches are lists of rows in an order that depends on the seed and the epoch alone.
 """
 
 import random
@@ -38,7 +39,7 @@ def split_documents(row: Row) -> Iterator[Row]:
         start = stop
 
 
-def pack_rows(rows: Sequence[Row], length: int) -> Packing:
+def pack_rows(rows: Sequence[Row], length: int, *, seed: int) -> Packing:
     """Pack every document of `rows` into rows of at most `length` tokens.
 
     A document longer than a row continues as a new document; the first token of each piece carries no loss.
@@ -47,6 +48,7 @@ def pack_rows(rows: Sequence[Row], length: int) -> Packing:
         raise DataError(f"a packed row needs at least 2 tokens to predict anything, seen length {length}")
     documents = [document for row in rows for document in split_documents(row)]
     pieces = [piece for document in documents for piece in _cut(document, length)]
+    random.Random(derive_seed("pack", seed)).shuffle(pieces)
     bins = _fill_bins([len(piece.token_ids) for piece in pieces], length)
     packed = tuple(_join([pieces[i] for i in sorted(members)]) for members in bins)
     num_tokens = sum(len(row.token_ids) for row in packed)
@@ -106,18 +108,18 @@ def _cut(document: Row, length: int) -> Iterator[Row]:
 
 
 def _fill_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best fit decreasing: each piece goes where it leaves the least room. Indices of each bin's pieces."""
+    """Best fit: each piece in turn goes where it leaves the least room. Indices of each bin's pieces."""
     bins: list[list[int]] = []
     rooms: list[tuple[int, int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        position = bisect_left(rooms, (lengths[index], 0))
+    for index, length in enumerate(lengths):
+        position = bisect_left(rooms, (length, 0))
         if position == len(rooms):
             room, bin_index = capacity, len(bins)
             bins.append([])
         else:
             room, bin_index = rooms.pop(position)
         bins[bin_index].append(index)
-        insort(rooms, (room - lengths[index], bin_index))
+        insort(rooms, (room - length, bin_index))
     return bins
 
 

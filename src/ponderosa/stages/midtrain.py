@@ -23,7 +23,7 @@ from ponderosa.stages.training_stage import (
 )
 from ponderosa.training.loop import TrainConfig
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(StageConfig):
@@ -49,11 +49,12 @@ def run(config: Config, context: Context) -> Outcome:
     rows = build_solution_rows(
         config.data, prompt_format, codec, context, question_weight=config.question_weight
     )
-    packing = pack_rows(rows, config.row_length)
+    seed = derive_seed("midtrain", context.seed)
+    packing = pack_rows(rows, config.row_length, seed=seed)
     batches = build_batches(
         packing.rows,
         tokens_per_step=config.tokens_per_step,
-        seed=derive_seed("midtrain", context.seed),
+        seed=seed,
         epochs=config.epochs,
     )
     facts = {"documents": packing.num_documents, "split": packing.num_split, "fill_frac": packing.fill_frac}

@@ -4,7 +4,7 @@
     train once over all batches with warm-up, stable and decay
     save with the prompt format every later stage shares: the base knows no step tags and answers it in prose
 
-With `solutions`, worked code solutions are mixed into the last chapter: the single-stage control, which sees the
+With `also`, worked code solutions are mixed into the last chapter: the single-stage control, which sees the
 tokens of all stages in one.
 
 Writes model/, metrics.jsonl.
@@ -27,7 +27,7 @@ from ponderosa.steps import Example
 from ponderosa.training.loop import TrainConfig
 from ponderosa.training.model import ModelConfig, build_model, load_tokenizer
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(StageConfig):
@@ -62,8 +62,8 @@ def run(config: Config, context: Context) -> Outcome:
         chapters[-1] += build_solution_rows(config.also, prompt_format, codec, context)
     batches = []
     for number, rows in enumerate(chapters):
-        packing = pack_rows(rows, config.row_length)
         seed = derive_seed("pretrain", context.seed, number)
+        packing = pack_rows(rows, config.row_length, seed=seed)
         batches += build_batches(
             packing.rows, tokens_per_step=config.tokens_per_step, seed=seed, epochs=config.epochs
         )
