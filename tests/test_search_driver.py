@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from engine_models import build_engine, build_tiny_model
 from ponderosa.engines.protocol import Sampling
 from ponderosa.engines.scripted import ScriptedEngine
-from ponderosa.errors import ConfigError
+from ponderosa.errors import ConfigError, WorkError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE
-from ponderosa.records import Attempt, Cost, Problem
+from ponderosa.records import Attempt, Cost, Problem, Verdict
 from ponderosa.search import STRATEGIES, get_strategy
 from ponderosa.search.driver import build_context, run_searches, run_unit
-from ponderosa.search.requests import ProblemView, SearchResult, view_problem
-from ponderosa.search.solution import Limits
+from ponderosa.search.requests import ProblemView, Search, SearchResult, Verify, view_problem
+from ponderosa.search.solution import Limits, SearchContext, write_solution
 from ponderosa.search.strategies import Strategy, select_majority
 from search_fakes import FakeSandbox
 
@@ -144,3 +144,33 @@ def test_a_unit_depends_on_itself_alone() -> None:
     first = run_unit(engine, FakeSandbox(), problems, strategy, context)
     run_unit(engine, FakeSandbox(), problems[2:], strategy, context)
     assert run_unit(engine, FakeSandbox(), problems, strategy, context) == first
+
+
+class Labeller:
+    """Writes one solution and asks whether it is right."""
+
+    name = "labeller"
+
+    def search(self, context: SearchContext, problem: ProblemView) -> Search:
+        attempt = yield from write_solution(context, problem, sample=0, strategy=self.name)
+        (verdict,) = yield [Verify(attempt)]
+        return attempt.problem_id, verdict.correct
+
+
+def judge_even(problem: Problem, attempt: Attempt) -> Verdict:
+    is_right = attempt.answer == problem.answer and int(problem.answer) % 2 == 0
+    return Verdict(is_right, "correct" if is_right else "wrong_answer", "even@1")
+
+
+def test_a_labelling_search_gets_each_attempt_judged_against_its_own_problem() -> None:
+    engine = ScriptedEngine(SCRIPT)
+    results = run_searches(
+        engine, FakeSandbox(), PROBLEMS, Labeller(), build_context(engine, PLAIN_CODE), judge=judge_even
+    )
+    assert results == [(problem.id, i % 2 == 0) for i, problem in enumerate(PROBLEMS)]
+
+
+def test_a_verdict_is_refused_where_nobody_labels() -> None:
+    engine = ScriptedEngine(SCRIPT)
+    with pytest.raises(WorkError, match="never under evaluate or solve"):
+        run_searches(engine, FakeSandbox(), PROBLEMS, Labeller(), build_context(engine, PLAIN_CODE))

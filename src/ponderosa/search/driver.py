@@ -7,27 +7,29 @@ how fast anything was. Replies reach searches in the order of their requests.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ponderosa.engines.protocol import GREEDY, Engine, GenerateRequest, Sampling
+from ponderosa.errors import WorkError
 from ponderosa.formats import PromptFormat
 from ponderosa.progress import SILENT, Progress, track
-from ponderosa.records import Problem, Step
+from ponderosa.records import Attempt, Problem, Step, Verdict
 from ponderosa.search.requests import (
     Execute,
     Execution,
     Gather,
+    Judge,
     Reply,
     Request,
     Search,
-    SearchResult,
+    Verify,
     view_problem,
 )
 from ponderosa.search.solution import Limits, SearchContext
-from ponderosa.search.strategies import Strategy
+from ponderosa.search.strategies import Searcher
 from ponderosa.verify import answer_from_attempt, canonical_key
 
 
@@ -69,35 +71,40 @@ def run_unit(
     engine: Engine,
     sandbox: StepRunner,
     problems: Sequence[Problem],
-    strategy: Strategy,
+    strategy: Searcher,
     context: SearchContext,
     *,
+    judge: Judge | None = None,
     progress: Progress = SILENT,
-) -> list[SearchResult]:
+) -> list[Any]:
     """Search every problem of one unit of committed work, in problem order.
 
     The engine forgets what came before, so the results depend on the unit alone and an unfinished unit can be
     redone identically.
     """
     engine.reset()
-    return run_searches(engine, sandbox, problems, strategy, context, progress=progress)
+    return run_searches(engine, sandbox, problems, strategy, context, judge=judge, progress=progress)
 
 
 def run_searches(
     engine: Engine,
     sandbox: StepRunner,
     problems: Sequence[Problem],
-    strategy: Strategy,
+    strategy: Searcher,
     context: SearchContext,
     *,
+    judge: Judge | None = None,
     progress: Progress = SILENT,
-) -> list[SearchResult]:
-    """Search every problem; results in problem order."""
+) -> list[Any]:
+    """Search every problem; what the searches returned, in problem order.
+
+    judge: answers `Verify`, so give one only where solutions are labelled to train on.
+    """
     with (
         track(progress, strategy.name, len(problems), unit="problems") as bar,
         ThreadPoolExecutor(1, "steps") as thread,
     ):
-        driver = _Driver(engine, sandbox, thread)
+        driver = _Driver(engine, sandbox, thread, {problem.id: problem for problem in problems}, judge)
         roots: list[_Task] = []
         waiting = deque(problems)
         num_done = 0
@@ -128,17 +135,27 @@ class _Task:
 class _Driver:
     """Advances tasks from request to reply. A place is (task, index of the request in what it yielded)."""
 
-    def __init__(self, engine: Engine, sandbox: StepRunner, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sandbox: StepRunner,
+        thread: ThreadPoolExecutor,
+        problems: Mapping[str, Problem],
+        judge: Judge | None,
+    ) -> None:
         self._engine = engine
         self._sandbox = sandbox
         self._thread = thread
+        self._problems = problems
+        self._judge = judge
         self._generating: dict[int, tuple[_Task, int]] = {}
         self._to_execute: list[tuple[tuple[_Task, int], Execute]] = []
+        self._to_verify: list[tuple[tuple[_Task, int], Verify]] = []
 
     @property
     def num_outstanding(self) -> int:
         """Requests whose replies are still to come."""
-        return len(self._generating) + len(self._to_execute)
+        return len(self._generating) + len(self._to_execute) + len(self._to_verify)
 
     def start(self, search: Search, parent: tuple[_Task, int] | None = None) -> _Task:
         task = _Task(search, parent)
@@ -155,6 +172,9 @@ class _Driver:
         if executing is not None:
             for (place, _), execution in zip(batch, executing.result(), strict=True):
                 self._reply(place, execution)
+        judged, self._to_verify = self._to_verify, []
+        for place, request in judged:
+            self._reply(place, self._verify(request.attempt))
 
     def _execute(
         self, batch: Sequence[tuple[tuple[_Task, int], Execute]]
@@ -163,6 +183,14 @@ class _Driver:
             return None
         requests = [(request.prefix, request.code) for _, request in batch]
         return self._thread.submit(self._sandbox.execute_many, requests)
+
+    def _verify(self, attempt: Attempt) -> Verdict:
+        if self._judge is None:
+            raise WorkError(
+                "a search asked for a verdict where there is none to be had: gold answers are reachable only where "
+                "solutions are labelled to train on, never under evaluate or solve"
+            )
+        return self._judge(self._problems[attempt.problem_id], attempt)
 
     def _reply(self, place: tuple[_Task, int], reply: Reply) -> None:
         """Give one reply; the search goes on when it has all it asked for."""
@@ -192,6 +220,8 @@ class _Driver:
             self._generating[self._engine.submit(request)] = place
         elif isinstance(request, Execute):
             self._to_execute.append((place, request))
+        elif isinstance(request, Verify):
+            self._to_verify.append((place, request))
         else:
             assert isinstance(request, Gather), request
             self._gather(place, request)

@@ -6,14 +6,15 @@ IO and never sees a gold answer or a reference solution.
     GenerateRequest -> Generation     the policy continues a sequence of token ids
     Execute         -> Execution      the interpreter runs one step
     Gather          -> what they returned     searches run side by side, none waiting for another
+    Verify          -> Verdict        is an attempt right; only where solutions are labelled to train on
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from ponderosa.engines.protocol import GenerateRequest
-from ponderosa.records import Attempt, Outcome, Problem
+from ponderosa.records import Attempt, Outcome, Problem, Verdict
 
 
 class Execution(Protocol):
@@ -42,9 +43,19 @@ class Gather:
     searches: Sequence["Search"]
 
 
-Request: TypeAlias = GenerateRequest | Execute | Gather
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Grade an attempt. Refused unless the driver was given a judge: `evaluate` and `solve` never are."""
+
+    attempt: Attempt
+
+
+Judge: TypeAlias = Callable[[Problem, Attempt], Verdict]
+"""Compares an attempt with what is known of its problem's answer."""
+
+Request: TypeAlias = GenerateRequest | Execute | Gather | Verify
 Reply: TypeAlias = Any
-"""Generation, Execution or a list of returned values, by the kind of request."""
+"""Generation, Execution, a list of returned values or a Verdict, by the kind of request."""
 
 Search: TypeAlias = Generator[list[Request], list[Reply], Any]
 

@@ -13,15 +13,21 @@ from ponderosa.config import suggest
 from ponderosa.engines.protocol import GREEDY
 from ponderosa.errors import ConfigError
 from ponderosa.records import Attempt
-from ponderosa.search.requests import Gather, ProblemView, Reply, Request, SearchResult
+from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Search, SearchResult
 from ponderosa.search.solution import SearchContext, write_solution
 
 
-class Strategy(Protocol):
-    """How to look for a solution. `name` is what users write; `num_attempts` are made at each problem."""
+class Searcher(Protocol):
+    """Whatever the driver can run on a problem; what `search` returns is its own business."""
 
     @property
     def name(self) -> str: ...
+    def search(self, context: SearchContext, problem: ProblemView) -> Search: ...
+
+
+class Strategy(Searcher, Protocol):
+    """How to look for a solution. `name` is what users write; `num_attempts` are made at each problem."""
+
     @property
     def num_attempts(self) -> int: ...
     def search(
