@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from engine_models import SHAPE
 from ponderosa.engines.codec import HFCodec, load_codec
-from ponderosa.engines.loading import load_causal_model, load_engine, select_device
+from ponderosa.engines.loading import load_engine, select_device
 from ponderosa.engines.protocol import GenerateRequest
 from ponderosa.engines.scripted import ByteCodec
 from ponderosa.errors import ConfigError, DataError
 from ponderosa.formats import CHAT_CODE, PLAIN_PROSE, PromptFormat
+from ponderosa.model_directory import load_model
 from ponderosa.steps import Example, Special
 
 CHATML = (
@@ -125,13 +126,13 @@ def test_a_saved_directory_loads_into_an_engine(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_model_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no model directory: it has no config\.json"):
-        load_causal_model(tmp_path)
+        load_model(tmp_path)
     with pytest.raises(DataError, match=r"it has no tokenizer\.json"):
         load_codec(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds no \*\.safetensors"):
-        load_causal_model(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

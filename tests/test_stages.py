@@ -1,5 +1,6 @@
 """Stages: what each reads and writes, and that an interrupted one continues to the same result."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,19 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ponderosa.artifacts import Journal, read_json, read_table
+from ponderosa.artifacts import Journal, read_json, read_table, write_json
+from ponderosa.data.rows import build_row
 from ponderosa.engines.codec import HFCodec
-from ponderosa.errors import ConfigError, RequestError
+from ponderosa.errors import ConfigError, DataError, RequestError
 from ponderosa.formats import CHAT_CODE, load_format
 from ponderosa.planning import plan_recipe
 from ponderosa.progress import SILENT
 from ponderosa.records import Problem, Step
 from ponderosa.sandbox import Sandbox
-from ponderosa.stages import evaluate, import_model, sft, solutions, textbook
+from ponderosa.stages import evaluate, import_model, midtrain, sft, solutions, textbook
 from ponderosa.stages.solutions import load_solutions, work_out_problems
 from ponderosa.stages.stage import PRODUCTS, STAGES, Context, get_stage
-from ponderosa.stages.training_stage import SolutionData, build_solution_rows
+from ponderosa.stages.training_stage import SolutionData, build_solution_rows, leave_out_long
 from ponderosa.steps import Example
 from ponderosa.tasks.worked import Unsolved, WorkedSolution
 from ponderosa.training.tokenizer import train_tokenizer
@@ -30,6 +32,8 @@ from tiny_runs import (
     MIDTRAINED,
     PROBLEMS,
     SFT,
+    TEXTBOOK,
+    TOKENIZER,
     build_recipe,
     find_stage,
     run_tiny,
@@ -221,6 +225,45 @@ def test_the_dtype_of_a_run_is_the_one_trained_in(grown_run: Path, tmp_path: Pat
         assert outcome.facts["dtype"] == dtype
 
 
+def test_packed_rows_longer_than_the_models_context_are_refused(grown_run: Path, tmp_path: Path) -> None:
+    inputs = {name: find_stage(grown_run, name) for name in ("base", "problems")}
+    config = midtrain.Config(data=SolutionData(solutions=("problems",)), row_length=513)
+
+    with pytest.raises(ConfigError, match=r"row_length 513 .* context of 512 tokens; allowed: 2 to 512"):
+        midtrain.run(config, build_context(tmp_path, inputs))
+    with pytest.raises(ConfigError, match="row_length 513"):
+        plan_recipe(build_recipe(PROBLEMS, TEXTBOOK, TOKENIZER, {**BASE, "row_length": 513}), tmp_path)
+
+
+def test_a_solution_longer_than_the_context_is_left_out_and_counted() -> None:
+    rows = [build_row([5] * length, [True] * length) for length in (8, 9, 10, 9)]
+
+    assert leave_out_long(rows, 9) == ([rows[0], rows[1], rows[3]], {"longer_than_context": 1})
+    assert leave_out_long(rows, 10) == (rows, {})
+    with pytest.raises(DataError, match="none of the 4 solutions fits the model's context of 7 tokens"):
+        leave_out_long(rows, 7)
+
+
+def test_fine_tuning_trains_on_no_row_longer_than_the_context(grown_run: Path, tmp_path: Path) -> None:
+    problems, base = find_stage(grown_run, "problems"), find_stage(grown_run, "base")
+    codec = HFCodec(AutoTokenizer.from_pretrained(base / "model"))
+    data = SolutionData(solutions=("problems",))
+    context = build_context(tmp_path, {"problems": problems, "base": tmp_path / "short"})
+    lengths = [
+        len(row.token_ids) for row in build_solution_rows(data, load_format(base / "model"), codec, context)
+    ]
+    shutil.copytree(base / "model", tmp_path / "short" / "model")
+    settings = read_json(tmp_path / "short" / "model" / "config.json")
+    settings["max_position_embeddings"] = sorted(lengths)[20]
+    write_json(tmp_path / "short" / "model" / "config.json", settings)
+
+    outcome = sft.run(sft.Config(model="base", data=data), context)
+
+    num_long = sum(length > sorted(lengths)[20] for length in lengths)
+    assert outcome.dropped == {"longer_than_context": num_long}
+    assert outcome.kept == outcome.facts["documents"] == 40 - num_long
+
+
 def test_a_stage_killed_after_its_last_step_keeps_its_model(grown_run: Path, tmp_path: Path) -> None:
     inputs = {name: find_stage(grown_run, name) for name in ("base", "problems")}
     config = sft.Config(model="base", data=SolutionData(solutions=("problems",), limit=8))
@@ -332,7 +375,7 @@ def test_rows_for_a_foreign_model_are_its_chat_prompt_and_fenced_steps(
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [((), "has no config.json"), (("config.json", "pytorch_model.bin"), "no .safetensors weights")],
+    [((), "has no config.json"), (("config.json", "pytorch_model.bin"), r"holds no \*\.safetensors")],
 )
 def test_a_folder_that_is_no_safe_checkpoint_is_refused(
     names: tuple[str, ...], message: str, tmp_path: Path

@@ -7,13 +7,8 @@ import torch
 
 from ponderosa.errors import ConfigError, DataError
 from ponderosa.formats import PLAIN_CODE, load_format
-from ponderosa.training.model import (
-    build_model,
-    count_matrix_parameters,
-    load_model,
-    load_tokenizer,
-    save_model,
-)
+from ponderosa.model_directory import load_model, load_tokenizer, save_model
+from ponderosa.training.model import build_model, count_matrix_parameters
 from tiny_training import TINY, TOKENIZER, build_tiny_model
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ponderosa.errors import ConfigError
-from ponderosa.training.model import load_tokenizer
+from ponderosa.model_directory import load_tokenizer
 from ponderosa.training.tokenizer import (
     NUM_SPECIAL,
     QWEN2_PATTERN,

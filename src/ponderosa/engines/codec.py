@@ -10,10 +10,11 @@ from typing import Any
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from ponderosa.errors import ConfigError, DataError
 from ponderosa.formats import PromptFormat
+from ponderosa.model_directory import load_tokenizer
 from ponderosa.steps import Special
 
 
@@ -108,13 +109,7 @@ def load_codec(model_dir: Path) -> HFCodec:
 
     Raises DataError if the directory holds no usable tokenizer.
     """
-    if not (model_dir / "tokenizer.json").is_file() and not (model_dir / "tokenizer_config.json").is_file():
-        raise DataError(f"{model_dir} is no model directory: it has no tokenizer.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"the tokenizer in {model_dir} does not load: {error}") from error
-    return HFCodec(tokenizer, _load_eos_ids(model_dir))
+    return HFCodec(load_tokenizer(model_dir), _load_eos_ids(model_dir))
 
 
 def _load_eos_ids(model_dir: Path) -> list[int]:

@@ -1,17 +1,14 @@
 """A model directory, loaded into the native engine."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
 
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.native import NativeEngine
-from ponderosa.errors import ConfigError, DataError
+from ponderosa.errors import ConfigError
 from ponderosa.identity import hash_directory
+from ponderosa.model_directory import get_max_context, load_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,8 +28,8 @@ def load_engine(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
-    model = load_causal_model(model_dir, dtype=DTYPES[dtype]).to(select_device(device))
-    context = int(model.config.get_text_config().max_position_embeddings)
+    model = load_model(model_dir, device=select_device(device), dtype=DTYPES[dtype])
+    context = get_max_context(model)
     return NativeEngine(
         model,
         load_codec(model_dir),
@@ -40,37 +37,6 @@ def load_engine(
         num_slots=num_slots,
         max_context=context if max_context is None else min(max_context, context),
     )
-
-
-def load_causal_model(model_dir: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal language model in evaluation mode: safetensors only, no network, no remote code."""
-    if not (model_dir / "config.json").is_file():
-        raise DataError(f"{model_dir} is no model directory: it has no config.json")
-    if not list(model_dir.glob("*.safetensors")):
-        raise DataError(
-            f"{model_dir} holds no *.safetensors; other weight formats can run code and are not loaded"
-        )
-    try:
-        with _without_progress_bars():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                model_dir, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-            )
-    except (OSError, ValueError) as error:
-        raise DataError(f"the model in {model_dir} does not load: {error}") from error
-    model.eval()
-    return model
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """transformers draws bars of its own, which would tear ours."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
 
 
 def select_device(name: str) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import Field
 
 from ponderosa.artifacts import write_json
-from ponderosa.errors import DataError
 from ponderosa.formats import CHAT_CODE, FORMAT_FILE, get_format, load_format
 from ponderosa.identity import hash_directory
+from ponderosa.model_directory import check_model_directory
 from ponderosa.stages.stage import Context, Outcome, StageConfig
 
 VERSION = 1
@@ -55,12 +55,7 @@ def run(config: Config, context: Context) -> Outcome:
 def find_checkpoint(path: str, base: Path) -> Path:
     """The model directory. Raises DataError if it is not one."""
     folder = (base / Path(path).expanduser()).resolve()
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{path} is not a Hugging Face model directory: it has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise DataError(
-            f"{path} has no .safetensors weights; convert other formats first, they are not loaded"
-        )
+    check_model_directory(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ tokens of all stages in one.
 Writes model/, metrics.jsonl.
 """
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ponderosa.data.packing import build_batches, pack_rows
 from ponderosa.data.rows import build_row
@@ -18,14 +18,21 @@ from ponderosa.engines.codec import HFCodec
 from ponderosa.engines.loading import select_device
 from ponderosa.formats import PLAIN_CODE
 from ponderosa.identity import derive_seed
+from ponderosa.model_directory import load_tokenizer
 from ponderosa.records import Row
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.textbook import load_chapters
 from ponderosa.stages.tokenizer import FOLDER
-from ponderosa.stages.training_stage import SolutionData, build_solution_rows, train_and_save
+from ponderosa.stages.training_stage import (
+    Learner,
+    SolutionData,
+    build_solution_rows,
+    check_row_length,
+    train_and_save,
+)
 from ponderosa.steps import Example
 from ponderosa.training.loop import TrainConfig
-from ponderosa.training.model import ModelConfig, build_model, load_tokenizer
+from ponderosa.training.model import ModelConfig, build_model
 
 VERSION = 2
 
@@ -37,13 +44,18 @@ class Config(StageConfig):
     tokenizer: str = Field("tokenizer", description="tokenizer stage to use")
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    row_length: int = Field(512, ge=2, description="tokens of a packed row")
+    row_length: int = Field(512, ge=2, description="tokens of a packed row; no more than the model's context")
     tokens_per_step: int = Field(2048, ge=1, description="tokens of an optimizer step")
     epochs: int = Field(1, ge=1, description="passes over each chapter")
     few_shot: tuple[Example, ...] = Field(
         (), description="worked examples of the prompt all later stages share"
     )
     also: SolutionData | None = Field(None, description="worked solutions mixed into the last chapter")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        check_row_length(self.row_length, self.model.context)
+        return self
 
     def needs(self) -> tuple[Need, ...]:
         grown_from = (Need(self.textbook, "textbook"), Need(self.tokenizer, "tokenizer"))
@@ -69,8 +81,9 @@ def run(config: Config, context: Context) -> Outcome:
         )
     model = build_model(config.model, tokenizer, seed=derive_seed("model", context.seed))
     model.to(select_device(context.device))
+    learner = Learner(model, tokenizer, prompt_format, codec)
     facts = {"documents": sum(len(rows) for rows in chapters), "vocab_size": codec.vocab_size}
-    return train_and_save(model, tokenizer, prompt_format, batches, config.train, context, facts)
+    return train_and_save(learner, batches, config.train, context, facts=facts)
 
 
 def build_document_row(pieces: list[str], codec: HFCodec) -> Row:

@@ -2,6 +2,7 @@
 
     each row is one problem and its solution, nothing before it and nothing behind it: the model learns to stop
     loss on what the model writes, never on the question or on observations
+    a row longer than the model's context is left out and counted
 
 Writes model/, metrics.jsonl.
 """
@@ -9,46 +10,34 @@ Writes model/, metrics.jsonl.
 from pydantic import Field
 
 from ponderosa.data.packing import build_batches
-from ponderosa.engines.codec import HFCodec
-from ponderosa.formats import load_format
 from ponderosa.identity import derive_seed
-from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Outcome
 from ponderosa.stages.training_stage import (
-    MODEL,
-    SolutionData,
+    SolutionTraining,
     build_solution_rows,
-    load_parent,
+    leave_out_long,
+    load_learner,
     train_and_save,
 )
-from ponderosa.training.loop import TrainConfig
 
-VERSION = 1
+VERSION = 2
 
 
-class Config(StageConfig):
+class Config(SolutionTraining):
     """Which model, on which solutions, for how long."""
 
     model: str = Field("midtrained", description="stage whose model is trained further")
-    data: SolutionData
-    train: TrainConfig = TrainConfig()
-    tokens_per_step: int = Field(2048, ge=1, description="tokens of an optimizer step")
-    epochs: int = Field(1, ge=1, description="passes over the solutions")
-
-    def needs(self) -> tuple[Need, ...]:
-        return (Need(self.model, "model"), *self.data.needs())
 
 
 def run(config: Config, context: Context) -> Outcome:
-    parent = context.inputs[config.model]
-    model, tokenizer = load_parent(parent, context)
-    prompt_format = load_format(parent / MODEL)
-    rows = build_solution_rows(config.data, prompt_format, HFCodec(tokenizer), context)
+    learner = load_learner(config.model, context)
+    rows = build_solution_rows(config.data, learner.prompt_format, learner.codec, context)
+    rows, dropped = leave_out_long(rows, learner.max_context)
     batches = build_batches(
         rows,
         tokens_per_step=config.tokens_per_step,
         seed=derive_seed("sft", context.seed),
         epochs=config.epochs,
     )
-    return train_and_save(
-        model, tokenizer, prompt_format, batches, config.train, context, {"documents": len(rows)}
-    )
+    facts = {"documents": len(rows)}
+    return train_and_save(learner, batches, config.train, context, facts=facts, dropped=dropped)

@@ -1,7 +1,11 @@
-"""What the training stages share: a model directory in, batches through the loop, a model directory out."""
+"""What the training stages share: a learner in, batches through the loop, a model directory out.
+
+No row is longer than the context the model was made for: packed rows must fit it, and a solution that goes unpacked
+and does not fit is left out and counted.
+"""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -12,15 +16,15 @@ from ponderosa.data.packing import Batch
 from ponderosa.data.rows import build_solution_row
 from ponderosa.engines.codec import HFCodec
 from ponderosa.engines.loading import select_device
-from ponderosa.errors import ConfigError
-from ponderosa.formats import PromptFormat
+from ponderosa.errors import ConfigError, DataError
+from ponderosa.formats import PromptFormat, load_format
 from ponderosa.identity import derive_seed
+from ponderosa.model_directory import get_max_context, load_model, load_tokenizer, save_model
 from ponderosa.records import Row
 from ponderosa.stages.solutions import load_solutions
-from ponderosa.stages.stage import Context, Need, Outcome
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.steps import Segment, render_steps
 from ponderosa.training.loop import TrainConfig, train
-from ponderosa.training.model import load_model, load_tokenizer, save_model
 
 MODEL = "model"
 
@@ -41,6 +45,41 @@ class SolutionData(Config):
 
     def needs(self) -> tuple[Need, ...]:
         return tuple(Need(name, "solutions") for name in self.solutions)
+
+
+class SolutionTraining(StageConfig):
+    """Which model, on which solutions, for how long."""
+
+    model: str = Field("base", description="stage whose model is trained further")
+    data: SolutionData
+    train: TrainConfig = TrainConfig()
+    tokens_per_step: int = Field(2048, ge=1, description="tokens of an optimizer step")
+    epochs: int = Field(1, ge=1, description="passes over the solutions")
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Need(self.model, "model"), *self.data.needs())
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A model to train and what its directory is saved with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt_format: PromptFormat
+    codec: HFCodec
+
+    @property
+    def max_context(self) -> int:
+        return get_max_context(self.model)
+
+
+def load_learner(parent: str, context: Context) -> Learner:
+    """The model of an earlier stage, on the stage's device."""
+    folder = context.inputs[parent] / MODEL
+    model = load_model(folder, device=select_device(context.device))
+    tokenizer = load_tokenizer(folder)
+    return Learner(model, tokenizer, load_format(folder), HFCodec(tokenizer))
 
 
 def build_solution_rows(
@@ -87,34 +126,55 @@ def render_solution(steps: Sequence[Any], prose: str, prompt_format: PromptForma
     return [Segment(f" {prose.strip()}", True)]
 
 
-def load_parent(folder: Path, context: Context) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer of an earlier stage, on the stage's device."""
-    model_dir = folder / MODEL
-    return load_model(model_dir, device=select_device(context.device)), load_tokenizer(model_dir)
+def check_row_length(row_length: int, max_context: int) -> None:
+    """Raises ConfigError if packed rows would be longer than the model's context."""
+    if row_length > max_context:
+        raise ConfigError(
+            f"row_length {row_length} is longer than the model's context of {max_context} tokens; "
+            f"allowed: 2 to {max_context}"
+        )
+
+
+def leave_out_long(rows: Sequence[Row], max_context: int) -> tuple[list[Row], dict[str, int]]:
+    """The rows that fit the context, and how many did not, as `Outcome.dropped` counts them.
+
+    Raises DataError if none fits.
+    """
+    kept = [row for row in rows if len(row.token_ids) <= max_context]
+    if not kept:
+        raise DataError(
+            f"none of the {len(rows)} solutions fits the model's context of {max_context} tokens; "
+            "train a model with a longer context, or on shorter solutions"
+        )
+    num_left_out = len(rows) - len(kept)
+    return kept, {"longer_than_context": num_left_out} if num_left_out else {}
 
 
 def train_and_save(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_format: PromptFormat,
+    learner: Learner,
     batches: Sequence[Batch],
     config: TrainConfig,
     context: Context,
+    *,
     facts: dict[str, Any],
+    dropped: dict[str, int] | None = None,
 ) -> Outcome:
     """Run the loop over the batches, continuing an interrupted run, and save the model directory."""
+    assert all(len(row.token_ids) <= learner.max_context for batch in batches for row in batch)
     if context.dtype != "auto":
         config = config.model_copy(update={"dtype": context.dtype})
     seed = derive_seed("train", context.name, context.seed)
-    result = train(model, batches, config, folder=context.folder, seed=seed, progress=context.progress)
-    save_model(context.folder / MODEL, model, tokenizer, prompt_format)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    result = train(
+        learner.model, batches, config, folder=context.folder, seed=seed, progress=context.progress
+    )
+    save_model(context.folder / MODEL, learner.model, learner.tokenizer, learner.prompt_format)
     return Outcome(
         ledger=result.ledger,
         kept=sum(len(batch) for batch in batches),
+        dropped=dropped or {},
         facts={
             **facts,
-            "parameters": num_parameters,
+            "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
             "steps": len(batches),
             "dtype": result.dtype,
             "final_loss": sum(result.losses[-20:]) / len(result.losses[-20:]),

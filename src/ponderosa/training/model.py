@@ -1,21 +1,13 @@
-"""Stock Hugging Face decoders: built from nothing, saved, loaded.
+"""Stock Hugging Face decoders, built from nothing.
 
 No model code of our own: a grown model is a Qwen3 or Llama directory that transformers, vLLM and llama.cpp load
-unchanged. A directory holds the weights (safetensors only), the tokenizer and the prompt format, and appears
-whole or not at all.
+unchanged (`ponderosa.model_directory`).
 """
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -23,12 +15,9 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.utils import logging
 
-from ponderosa.artifacts import write_json
 from ponderosa.config import Config
-from ponderosa.errors import ConfigError, DataError
-from ponderosa.formats import FORMAT_FILE, PromptFormat
+from ponderosa.errors import ConfigError
 from ponderosa.identity import derive_seed
 from ponderosa.training.tokenizer import pad_vocab_size
 
@@ -123,67 +112,3 @@ def count_matrix_parameters(model: PreTrainedModel) -> int:
         if parameter.ndim >= 2 and parameter is not embedding.weight and parameter is not head.weight
     )
     return int(num_inner + head.weight.numel())
-
-
-def save_model(
-    folder: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_format: PromptFormat,
-) -> None:
-    """Write a Hugging Face directory whole or not at all, replacing one that is there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with _without_progress_bars():
-        model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    write_json(temporary / FORMAT_FILE, prompt_format.model_dump(mode="json"))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-
-
-def load_model(
-    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> PreTrainedModel:
-    """A causal language model from a local directory, safetensors only, no remote code.
-
-    Raises DataError if the folder holds no model.
-    """
-    _require(folder, "config.json")
-    with _without_progress_bars():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-    return model.to(device)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local directory. Raises DataError if the folder holds none."""
-    _require(folder, "tokenizer_config.json")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
-    return tokenizer
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """transformers draws bars of its own, which would tear ours."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
-
-
-def _require(folder: Path, name: str) -> None:
-    if not (folder / name).is_file():
-        raise DataError(f"{folder} is not a Hugging Face model directory: it has no {name}")

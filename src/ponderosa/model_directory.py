@@ -1,0 +1,93 @@
+"""A model directory: a stock Hugging Face causal language model, its tokenizer and its prompt format, on disk.
+
+Weights are safetensors only; nothing is fetched and no code in a directory is run. A directory appears whole or not
+at all.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ponderosa.artifacts import write_json
+from ponderosa.errors import DataError
+from ponderosa.formats import FORMAT_FILE, PromptFormat
+
+
+def check_model_directory(folder: Path) -> None:
+    """Raises DataError unless the folder holds a configuration and safetensors weights."""
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} is no model directory: it has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(
+            f"{folder} holds no *.safetensors; other weight formats can run code and are not loaded: "
+            "convert them first"
+        )
+
+
+def load_model(
+    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The causal language model of a directory, in evaluation mode. Raises DataError if it holds none."""
+    check_model_directory(folder)
+    try:
+        with _without_progress_bars():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError) as error:
+        raise DataError(f"the model in {folder} does not load: {error}") from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory. Raises DataError if it holds none."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise DataError(f"{folder} is no model directory: it has no tokenizer.json")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"the tokenizer in {folder} does not load: {error}") from error
+    return tokenizer
+
+
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_format: PromptFormat,
+) -> None:
+    """Write a directory whole or not at all, replacing one that is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with _without_progress_bars():
+        model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    write_json(temporary / FORMAT_FILE, prompt_format.model_dump(mode="json"))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def get_max_context(model: PreTrainedModel) -> int:
+    """The longest sequence the model was made for, in tokens."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """transformers draws bars of its own, which would tear ours."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
