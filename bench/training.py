@@ -31,7 +31,7 @@ from ponderosa.artifacts import write_json
 from ponderosa.data.packing import build_batches, pack_rows
 from ponderosa.data.rows import build_row
 from ponderosa.records import Row
-from ponderosa.training.loop import TrainConfig, train
+from ponderosa.training.loop import FixedBatches, TrainConfig, train
 from ponderosa.training.optim import OptimizerConfig, ScheduleConfig
 from ponderosa.training.tokenizer import train_tokenizer
 
@@ -84,7 +84,7 @@ def run_ponderosa(rows: Sequence[Row], seconds: float) -> float:
     def train_tokens(num_tokens: int) -> float:
         batches = build_batches(rows, tokens_per_step=TOKENS_PER_STEP, seed=0, max_tokens=num_tokens)
         with tempfile.TemporaryDirectory() as folder:
-            result = train(build_peer_model(), batches, config, folder=Path(folder), seed=0)
+            result = train(build_peer_model(), FixedBatches(batches), config, folder=Path(folder), seed=0)
         return result.ledger.train_tokens / result.ledger.seconds
 
     estimate = train_tokens(3 * TOKENS_PER_STEP)

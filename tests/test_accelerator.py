@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ponderosa.training.loop import train
+from ponderosa.training.loop import FixedBatches, train
 from tiny_training import build_run
 
 pytestmark = [
@@ -19,6 +19,6 @@ def test_training_in_float32_follows_the_same_loss_curve_as_on_the_cpu(tmp_path:
     for device in ("cpu", "cuda"):
         model, batches, config = build_run()
         config = config.model_copy(update={"dtype": "float32"})
-        result = train(model.to(device), batches, config, folder=tmp_path / device, seed=0)
+        result = train(model.to(device), FixedBatches(batches), config, folder=tmp_path / device, seed=0)
         curves.append(torch.tensor(result.losses))
     torch.testing.assert_close(curves[1], curves[0], rtol=1e-3, atol=1e-3)

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from ponderosa.data.packing import pack_rows, split_documents
 from ponderosa.data.rows import build_row
 from ponderosa.records import Row
-from ponderosa.training.attention import MAX_PADDING_FRAC, build_layout, document_attention
-from ponderosa.training.batching import build_microbatch, build_microbatches
+from ponderosa.training.attention import MAX_PADDING_FRAC, Span, build_layout, document_attention
+from ponderosa.training.batching import build_microbatch, build_microbatches, list_documents
 from ponderosa.training.fused import fused_layers
 from ponderosa.training.gradients import GradientComputer
+from ponderosa.training.losses import CrossEntropy
 from tiny_training import build_tiny_model, draw_documents
 
 
@@ -38,11 +39,11 @@ def compute_gradient(
     microbatch_tokens: int = 10_000,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[float, Tensor]:
-    computer = GradientComputer(model, dtype=dtype, microbatch_tokens=microbatch_tokens, z_loss_weight=0.0)
-    total_weight = sum(sum(row.loss_weights) for row in rows)
+    loss = CrossEntropy()
+    computer = GradientComputer(model, loss, dtype=dtype, microbatch_tokens=microbatch_tokens)
     with computer.running():
-        loss = computer.compute(rows, total_weight)
-    return loss, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        means = computer.compute(rows, loss.compute_total(rows))
+    return means["loss"], torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
 def compute_stock_gradient(model: PreTrainedModel, rows: Sequence[Row]) -> tuple[float, Tensor]:
@@ -67,13 +68,14 @@ def iterate_documents(rows: Sequence[Row]) -> Iterator[Row]:
 
 def test_documents_in_one_stream_have_the_logits_they_have_alone(model: PreTrainedModel) -> None:
     documents = sort_longest_first(draw_documents(9))
-    microbatch = build_microbatch(documents, torch.device("cpu"))
+    spread = [document for number, row in enumerate(documents) for document in list_documents(row, number)]
+    microbatch = build_microbatch(documents, spread, torch.device("cpu"))
     with torch.no_grad(), document_attention(model), fused_layers(model):
         stream_NV = model(
             input_ids=microbatch.token_ids_1N,
             position_ids=microbatch.positions_1N,
             use_cache=False,
-            documents=microbatch.documents,
+            documents=microbatch.layout,
         ).logits[0]
     with torch.no_grad():
         alone_NV = torch.cat([model(torch.tensor([document.token_ids])).logits[0] for document in documents])
@@ -139,9 +141,10 @@ def test_a_model_is_handed_back_as_it_was() -> None:
 
 
 def test_every_token_has_one_place_and_groups_stay_nearly_full() -> None:
-    lengths = [90, 88, 50, 49, 48, 3]
-    layout = build_layout(lengths, torch.device("cpu"))
-    places = torch.cat([index for _, _, index in layout.groups])
+    lengths = [90, 3, 50, 88, 49, 48]
+    spans = [Span(sum(lengths[:i]), length) for i, length in enumerate(lengths)]
+    layout = build_layout(spans, torch.device("cpu"))
+    places = torch.cat([group.queries for group in layout.groups])
     assert places[layout.places_N].tolist() == list(range(sum(lengths)))
     assert len(places) <= sum(lengths) / (1 - MAX_PADDING_FRAC)
 
@@ -152,3 +155,61 @@ def test_microbatches_hold_every_document_once() -> None:
     assert all(microbatch.token_ids_1N.shape[1] <= 100 + 40 // 2 for microbatch in microbatches)
     total = sum(microbatch.weights_M.sum().item() for microbatch in microbatches)
     assert total == sum(sum(row.loss_weights) for row in rows)
+
+
+def draw_tree(seed: int, num_branches: int = 4) -> tuple[Row, list[Row]]:
+    """A prompt with its continuations as one tree, and as documents that each hold the prompt."""
+    prompt, *branches = draw_documents(1 + num_branches, seed=seed, max_length=20)
+    documents = []
+    for branch in branches:
+        weights = (0.0,) * len(prompt.token_ids) + (1.0, *branch.loss_weights[1:])
+        length = len(weights)
+        documents.append(Row(prompt.token_ids + branch.token_ids, weights, (0,) * length))
+    tree = Row(
+        prompt.token_ids + tuple(token for branch in branches for token in branch.token_ids),
+        (0.0,) * len(prompt.token_ids)
+        + tuple(w for d in documents for w in d.loss_weights[len(prompt.token_ids) :]),
+        (0,) * len(prompt.token_ids) + tuple(i + 1 for i, b in enumerate(branches) for _ in b.token_ids),
+        is_tree=True,
+    )
+    return tree, documents
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tree_has_the_loss_and_gradient_of_its_branches_written_out(
+    model: PreTrainedModel, dtype: torch.dtype
+) -> None:
+    trees, documents = zip(*(draw_tree(seed) for seed in range(5)), strict=True)
+    extra = draw_documents(3, seed=9)
+    plain = [*(document for group in documents for document in group), *extra]
+    loss, gradient = compute_gradient(model, [*trees, *extra], dtype=dtype, microbatch_tokens=150)
+    expected_loss, expected_gradient = compute_gradient(model, plain, dtype=dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-3
+    assert loss == pytest.approx(expected_loss, abs=tolerance)
+    if dtype == torch.float32:
+        torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-3)
+    assert torch.cosine_similarity(gradient, expected_gradient, dim=0) > 0.999
+
+
+def test_scores_are_the_stock_models_log_probabilities_in_trees_and_alone(model: PreTrainedModel) -> None:
+    tree, documents = draw_tree(3)
+    computer = GradientComputer(model, CrossEntropy(), dtype=torch.float32, microbatch_tokens=50)
+    with computer.running():
+        (tree_scores,) = computer.score([tree], temperature=0.7)
+        scores = computer.score(documents, temperature=0.7)
+    for document, document_scores in zip(documents, scores, strict=True):
+        token_ids = torch.tensor([document.token_ids])
+        with torch.no_grad():
+            logprobs_TV = (model(token_ids).logits[0, :-1] / 0.7).log_softmax(-1)
+        expected_T = logprobs_TV.gather(1, token_ids[0, 1:, None])[:, 0]
+        expected_T = torch.where(torch.tensor(document.loss_weights[1:]) > 0, expected_T, 0.0)
+        torch.testing.assert_close(torch.tensor(document_scores[1:]), expected_T, atol=1e-5, rtol=1e-4)
+    in_documents = [score for row in scores for score in row if score]
+    assert [score for score in tree_scores if score] == pytest.approx(in_documents, abs=1e-5)
+
+
+def test_rows_that_are_compared_stay_in_one_microbatch() -> None:
+    rows = pack_rows(draw_documents(20), 64, seed=0).rows
+    kept = list(build_microbatches(rows, max_tokens=100, device=torch.device("cpu"), keep_rows=True))
+    homes = [{document.row for document in microbatch.members} for microbatch in kept]
+    assert sum(map(len, homes)) == len(set.union(*homes)) == len(rows)

@@ -15,7 +15,7 @@ from ponderosa.data.packing import build_batches
 from ponderosa.data.rows import build_row
 from ponderosa.errors import DataError, NonFiniteLoss
 from ponderosa.training.checkpoints import CHECKPOINT_FILE
-from ponderosa.training.loop import METRICS_FILE, TrainConfig, identify_row, train
+from ponderosa.training.loop import METRICS_FILE, FixedBatches, TrainConfig, identify_row, train
 from ponderosa.training.optim import OptimizerConfig, ScheduleConfig
 from tiny_training import build_run, build_tiny_model, draw_documents
 
@@ -41,11 +41,11 @@ def kill_after_steps(folder: Path, num_steps: int) -> None:
 
 def test_a_run_killed_and_continued_equals_one_left_alone_bit_for_bit(tmp_path: Path) -> None:
     model, batches, config = build_run()
-    expected = train(model, batches, config, folder=tmp_path / "alone", seed=0)
+    expected = train(model, FixedBatches(batches), config, folder=tmp_path / "alone", seed=0)
 
     kill_after_steps(tmp_path / "killed", num_steps=5)
     resumed, _, config = build_run(checkpoint_every_s=0.0)
-    result = train(resumed, batches, config, folder=tmp_path / "killed", seed=0)
+    result = train(resumed, FixedBatches(batches), config, folder=tmp_path / "killed", seed=0)
 
     assert 0 < len(result.losses) == len(batches)
     assert result.losses == expected.losses
@@ -56,26 +56,26 @@ def test_a_run_killed_and_continued_equals_one_left_alone_bit_for_bit(tmp_path: 
 
 def test_lines_logged_after_the_checkpoint_are_cut_off_on_resuming(tmp_path: Path) -> None:
     model, batches, config = build_run()
-    train(model, batches, config, folder=tmp_path, seed=0)
+    train(model, FixedBatches(batches), config, folder=tmp_path, seed=0)
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 99, "loss"')
-    result = train(build_tiny_model(seed=1), batches, config, folder=tmp_path, seed=0)
+    result = train(build_tiny_model(seed=1), FixedBatches(batches), config, folder=tmp_path, seed=0)
     assert len(result.losses) == len(read_log(tmp_path)) == len(batches)
 
 
 def test_a_finished_run_restores_its_model_without_training_again(tmp_path: Path) -> None:
     model, batches, config = build_run()
-    train(model, batches, config, folder=tmp_path, seed=0)
+    train(model, FixedBatches(batches), config, folder=tmp_path, seed=0)
     fresh = build_tiny_model(seed=1)
-    train(fresh, batches, config, folder=tmp_path, seed=0)
+    train(fresh, FixedBatches(batches), config, folder=tmp_path, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     model, batches, config = build_run()
-    train(model, batches[:2], config, folder=tmp_path, seed=0)
+    train(model, FixedBatches(batches[:2]), config, folder=tmp_path, seed=0)
     with pytest.raises(DataError, match="another configuration"):
-        train(model, batches[:2], config, folder=tmp_path, seed=1)
+        train(model, FixedBatches(batches[:2]), config, folder=tmp_path, seed=1)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -83,7 +83,7 @@ def test_training_lowers_the_loss(tmp_path: Path, name: str) -> None:
     rows = draw_documents(4)
     batches = build_batches(rows, tokens_per_step=1000, seed=0, epochs=30)
     config = TrainConfig(optimizer=OptimizerConfig(name=name), schedule=ScheduleConfig(name="cosine"))
-    losses = train(build_tiny_model(), batches, config, folder=tmp_path, seed=0).losses
+    losses = train(build_tiny_model(), FixedBatches(batches), config, folder=tmp_path, seed=0).losses
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -91,18 +91,18 @@ def test_a_non_finite_loss_names_the_step_and_the_rows(tmp_path: Path) -> None:
     model = build_tiny_model()
     rows = draw_documents(3)
     batches = [tuple(rows[:2]), tuple(rows[2:])]
-    train(model, batches, TrainConfig(), folder=tmp_path / "fine", seed=0)
+    train(model, FixedBatches(batches), TrainConfig(), folder=tmp_path / "fine", seed=0)
     with torch.no_grad():
         model.get_input_embeddings().weight[rows[0].token_ids[0]] = torch.nan
     with pytest.raises(NonFiniteLoss, match=r"step 1: .*" + identify_row(rows[0])):
-        train(model, batches, TrainConfig(), folder=tmp_path / "broken", seed=0)
+        train(model, FixedBatches(batches), TrainConfig(), folder=tmp_path / "broken", seed=0)
 
 
 def test_a_step_without_any_loss_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="step 1 carries loss"):
         train(
             build_tiny_model(),
-            [(build_row([1, 2, 3], [False] * 3),)],
+            FixedBatches([(build_row([1, 2, 3], [False] * 3),)]),
             TrainConfig(),
             folder=tmp_path,
             seed=0,

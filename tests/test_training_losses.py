@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ponderosa.training.losses import compute_token_loss
+from ponderosa.training.losses import compute_logprobs, compute_token_loss
 
 
 def compute_reference(
@@ -51,3 +51,29 @@ def test_an_infinite_logit_without_weight_leaves_loss_and_gradient_finite() -> N
     assert objective.isfinite()
     assert grad_MV[0].isfinite().all()
     assert (grad_MV[1:] == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_and_their_gradient_are_those_of_log_softmax(temperature: float) -> None:
+    torch.manual_seed(0)
+    logits_MV = (3 * torch.randn(7, 11)).requires_grad_()
+    targets_M = torch.arange(7)
+    scores = compute_logprobs(logits_MV, targets_M, temperature=temperature)
+    expected_MV = (logits_MV.double() / temperature).log_softmax(-1)
+    expected_M = expected_MV.gather(1, targets_M[:, None])[:, 0]
+    torch.testing.assert_close(scores.logprobs.double(), expected_M, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        scores.entropies.double(), -(expected_MV.exp() * expected_MV).sum(-1), atol=1e-5, rtol=1e-5
+    )
+    factors_M = torch.linspace(-1, 2, 7)
+    (gradient,) = torch.autograd.grad((scores.logprobs * factors_M).sum(), logits_MV)
+    (expected,) = torch.autograd.grad((expected_M * factors_M).sum(), logits_MV)
+    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_impossible_token_leaves_entropy_and_gradient_finite() -> None:
+    logits_MV = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
+    scores = compute_logprobs(logits_MV, torch.tensor([1]))
+    (gradient,) = torch.autograd.grad(scores.logprobs.sum(), logits_MV)
+    assert torch.isfinite(scores.entropies).all()
+    assert torch.isfinite(gradient).all()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ponderosa.training.gradients import GradientComputer
+from ponderosa.training.losses import CrossEntropy
 from tiny_training import TOKENIZER, build_tiny_model, draw_documents
 
 pytestmark = pytest.mark.skipif(
@@ -56,8 +57,8 @@ def test_loss_equals_sft_trainers_on_the_same_batch(tmp_path: Path, padding_free
         }
         for row in rows
     ]
-    computer = GradientComputer(model, dtype=torch.float32, microbatch_tokens=None, z_loss_weight=0.0)
+    computer = GradientComputer(model, CrossEntropy(), dtype=torch.float32)
     with computer.running():
-        loss = computer.compute(rows, sum(sum(row.loss_weights) for row in rows))
+        loss = computer.compute(rows, CrossEntropy().compute_total(rows))["loss"]
     expected = compute_trl_loss(model, examples, tmp_path, padding_free=padding_free)
     assert loss == pytest.approx(expected, abs=1e-5)

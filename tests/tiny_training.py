@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ponderosa.data.packing import Batch, build_batches, pack_rows
 from ponderosa.data.rows import build_row
 from ponderosa.records import Row
-from ponderosa.training.loop import TrainConfig, train
+from ponderosa.training.loop import FixedBatches, TrainConfig, train
 from ponderosa.training.model import ModelConfig, build_model
 from ponderosa.training.tokenizer import train_tokenizer
 
@@ -47,4 +47,4 @@ def build_run(checkpoint_every_s: float = 3600.0) -> tuple[PreTrainedModel, list
 
 if __name__ == "__main__":
     model, batches, config = build_run(checkpoint_every_s=0.0)
-    train(model, batches, config, folder=Path(sys.argv[1]), seed=0)
+    train(model, FixedBatches(batches), config, folder=Path(sys.argv[1]), seed=0)

@@ -4,6 +4,7 @@
     Step      one piece of a solution: text, code, and what running it showed
     Attempt   one solution by one policy, token by token, with its cost and provenance
     Verdict   is it right, and why not; stored apart from attempts, so a better grader re-grades for free
+    GradedAttempt   the two together
     Pair      chosen and rejected continuations of one prompt
     Row       one training row: token ids, loss weights, document ids
 
@@ -14,7 +15,7 @@ weight 0 in a Row.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ponderosa.identity import content_hash
 
@@ -144,6 +145,13 @@ class Verdict:
         assert self.correct == (self.reason == "correct"), (self.correct, self.reason)
 
 
+class GradedAttempt(NamedTuple):
+    """An attempt and the verdict on it."""
+
+    attempt: Attempt
+    verdict: Verdict
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Two continuations of one prompt, the first preferred."""
@@ -163,14 +171,19 @@ class Row:
     loss_weights: weight of predicting token t from tokens before it; 0.0 for text the model does not write
         and always 0.0 at a document's first token.
     document_ids: tokens attend only within their own document; documents are contiguous, numbered from 0.
+    is_tree: every later document continues the first, which is held and computed once for all of them.
+    columns: further numbers for each token that some losses read, by name (T each).
     """
 
     token_ids: tuple[int, ...]
     loss_weights: tuple[float, ...]
     document_ids: tuple[int, ...]
+    is_tree: bool = False
+    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.token_ids) == len(self.loss_weights) == len(self.document_ids)
+        assert all(len(column) == len(self.token_ids) for column in self.columns.values())
 
 
 def to_record(value: Any) -> dict[str, Any]:

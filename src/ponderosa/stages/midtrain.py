@@ -19,6 +19,7 @@ from ponderosa.stages.training_stage import (
     load_learner,
     train_and_save,
 )
+from ponderosa.training.loop import FixedBatches
 
 VERSION = 2
 
@@ -46,4 +47,6 @@ def run(config: Config, context: Context) -> Outcome:
         packing.rows, tokens_per_step=config.tokens_per_step, seed=seed, epochs=config.epochs
     )
     facts = {"documents": packing.num_documents, "split": packing.num_split, "fill_frac": packing.fill_frac}
-    return train_and_save(learner, batches, config.train, context, facts=facts)
+    return train_and_save(
+        learner, FixedBatches(batches), config.train, context, facts=facts, kept=sum(map(len, batches))
+    )

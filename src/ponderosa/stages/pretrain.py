@@ -31,7 +31,7 @@ from ponderosa.stages.training_stage import (
     train_and_save,
 )
 from ponderosa.steps import Example
-from ponderosa.training.loop import TrainConfig
+from ponderosa.training.loop import FixedBatches, TrainConfig
 from ponderosa.training.model import ModelConfig, build_model
 
 VERSION = 2
@@ -83,7 +83,9 @@ def run(config: Config, context: Context) -> Outcome:
     model.to(select_device(context.device))
     learner = Learner(model, tokenizer, prompt_format, codec)
     facts = {"documents": sum(len(rows) for rows in chapters), "vocab_size": codec.vocab_size}
-    return train_and_save(learner, batches, config.train, context, facts=facts)
+    return train_and_save(
+        learner, FixedBatches(batches), config.train, context, facts=facts, kept=sum(map(len, batches))
+    )
 
 
 def build_document_row(pieces: list[str], codec: HFCodec) -> Row:

@@ -19,6 +19,7 @@ from ponderosa.stages.training_stage import (
     load_learner,
     train_and_save,
 )
+from ponderosa.training.loop import FixedBatches
 
 VERSION = 2
 
@@ -40,4 +41,12 @@ def run(config: Config, context: Context) -> Outcome:
         epochs=config.epochs,
     )
     facts = {"documents": len(rows)}
-    return train_and_save(learner, batches, config.train, context, facts=facts, dropped=dropped)
+    return train_and_save(
+        learner,
+        FixedBatches(batches),
+        config.train,
+        context,
+        facts=facts,
+        kept=sum(map(len, batches)),
+        dropped=dropped,
+    )

@@ -12,7 +12,6 @@ from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ponderosa.config import Config
-from ponderosa.data.packing import Batch
 from ponderosa.data.rows import build_solution_row
 from ponderosa.engines.codec import HFCodec
 from ponderosa.engines.loading import select_device
@@ -24,7 +23,8 @@ from ponderosa.records import Row
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.steps import Segment, render_steps
-from ponderosa.training.loop import TrainConfig, train
+from ponderosa.training.loop import BatchSource, TrainConfig, train
+from ponderosa.training.losses import Loss
 
 MODEL = "model"
 
@@ -152,30 +152,31 @@ def leave_out_long(rows: Sequence[Row], max_context: int) -> tuple[list[Row], di
 
 def train_and_save(
     learner: Learner,
-    batches: Sequence[Batch],
+    source: BatchSource,
     config: TrainConfig,
     context: Context,
     *,
+    loss: Loss | None = None,
     facts: dict[str, Any],
+    kept: int | None = None,
     dropped: dict[str, int] | None = None,
 ) -> Outcome:
-    """Run the loop over the batches, continuing an interrupted run, and save the model directory."""
-    assert all(len(row.token_ids) <= learner.max_context for batch in batches for row in batch)
+    """Run the loop over a source's batches, continuing an interrupted run, and save the model directory."""
     if context.dtype != "auto":
         config = config.model_copy(update={"dtype": context.dtype})
     seed = derive_seed("train", context.name, context.seed)
     result = train(
-        learner.model, batches, config, folder=context.folder, seed=seed, progress=context.progress
+        learner.model, source, config, loss=loss, folder=context.folder, seed=seed, progress=context.progress
     )
     save_model(context.folder / MODEL, learner.model, learner.tokenizer, learner.prompt_format)
     return Outcome(
         ledger=result.ledger,
-        kept=sum(len(batch) for batch in batches),
+        kept=kept,
         dropped=dropped or {},
         facts={
             **facts,
             "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
-            "steps": len(batches),
+            "steps": source.num_steps,
             "dtype": result.dtype,
             "final_loss": sum(result.losses[-20:]) / len(result.losses[-20:]),
         },

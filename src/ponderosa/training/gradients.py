@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ from ponderosa.records import Row
 from ponderosa.training.attention import document_attention
 from ponderosa.training.batching import Microbatch, build_microbatches
 from ponderosa.training.fused import fused_layers
-from ponderosa.training.losses import compute_token_loss
+from ponderosa.training.losses import Loss, LossSums, compute_logprobs
 
 CPU_MICROBATCH_TOKENS = 4608
 """Measured: fewer tokens pay more dispatch for each operation, more fall out of the cache."""
@@ -33,24 +34,24 @@ Result = TypeVar("Result")
 
 
 class GradientComputer:
-    """Computes the gradient of a step's mean weighted loss. Use it inside `with computer.running():`."""
+    """Computes the gradient of a step's loss. Use it inside `with computer.running():`."""
 
     def __init__(
         self,
         model: PreTrainedModel,
+        loss: Loss,
         *,
         dtype: torch.dtype,
-        microbatch_tokens: int | None,
-        z_loss_weight: float,
+        microbatch_tokens: int | None = None,
     ) -> None:
         self.model = model
+        self.loss = loss
         self.dtype = dtype
         self.device = model.get_input_embeddings().weight.device
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         on_cpu = self.device.type == "cpu"
         default_tokens = CPU_MICROBATCH_TOKENS if on_cpu else ACCELERATOR_MICROBATCH_TOKENS
         self.microbatch_tokens = microbatch_tokens or default_tokens
-        self.z_loss_weight = z_loss_weight
         self._workers: ThreadPoolExecutor | None = None
         self._num_workers = 1
 
@@ -74,36 +75,59 @@ class GradientComputer:
                 self._workers = None
                 torch.set_num_threads(num_threads)
 
-    def compute(self, rows: Sequence[Row], total_weight: float) -> float:
-        """Put the gradient of Σ w nll / total_weight in every parameter's `grad`; that loss, without z-loss."""
-        microbatches = build_microbatches(rows, max_tokens=self.microbatch_tokens, device=self.device)
-        loss = 0.0
+    def compute(self, rows: Sequence[Row], total: float) -> dict[str, float]:
+        """Put the gradient of the rows' objective, divided by `total`, in every parameter's `grad`; the loss and the
+        loss's facts, divided alike."""
         for parameter in self.parameters:
             parameter.grad = None
-        for gradients, share in self._map(lambda m: self._compute_share(m, total_weight), microbatches):
-            loss += float(share)
+        means: dict[str, float] = {}
+        microbatches = self._cut(rows, keep_rows=self.loss.keeps_rows)
+        for gradients, sums in self._map(
+            lambda microbatch: self._compute_share(microbatch, total), microbatches
+        ):
+            for name, share in {"loss": sums.loss, **sums.facts}.items():
+                means[name] = means.get(name, 0.0) + float(share) / total
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return loss
+        return means
 
-    def _compute_share(self, microbatch: Microbatch, total_weight: float) -> tuple[Sequence[Tensor], Tensor]:
-        """A microbatch's share of the gradient and of the loss."""
+    def score(self, rows: Sequence[Row], *, temperature: float = 1.0) -> list[tuple[float, ...]]:
+        """The log-probability of every token of each row that carries loss (nats; 0 for the others)."""
+        scores = [np.zeros(len(row.token_ids), dtype=np.float32) for row in rows]
+        for microbatch, logprobs_M in self._map(
+            lambda microbatch: (microbatch, self._score(microbatch, temperature)), self._cut(rows)
+        ):
+            for row, token, logprob in zip(*microbatch.places_2M, logprobs_M.tolist(), strict=True):
+                scores[row][token] = logprob
+        return [tuple(row_scores.tolist()) for row_scores in scores]
+
+    def _cut(self, rows: Sequence[Row], *, keep_rows: bool = False) -> Iterator[Microbatch]:
+        return build_microbatches(
+            rows, max_tokens=self.microbatch_tokens, device=self.device, keep_rows=keep_rows
+        )
+
+    def _compute_share(self, microbatch: Microbatch, total: float) -> tuple[Sequence[Tensor], LossSums]:
+        """A microbatch's share of the gradient, and its sums."""
+        sums = self.loss.compute(self._compute_logits(microbatch), microbatch)
+        return torch.autograd.grad(sums.objective / total, self.parameters), sums
+
+    @torch.no_grad()
+    def _score(self, microbatch: Microbatch, temperature: float) -> Tensor:
+        logits_MV = self._compute_logits(microbatch)
+        return compute_logprobs(logits_MV, microbatch.targets_M, temperature=temperature).logprobs.cpu()
+
+    def _compute_logits(self, microbatch: Microbatch) -> Tensor:
+        """Logits at the predicted positions, [M, V]."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden_1ND = self.model.get_decoder()(
                 input_ids=microbatch.token_ids_1N,
                 position_ids=microbatch.positions_1N,
                 use_cache=False,
-                documents=microbatch.documents,
+                documents=microbatch.layout,
             ).last_hidden_state
             predicting_MD = hidden_1ND[0].index_select(0, microbatch.predictors_M)
-            logits_MV = self.model.get_output_embeddings()(predicting_MD)
-        objective, nll = compute_token_loss(
-            logits_MV,
-            microbatch.targets_M,
-            microbatch.weights_M / total_weight,
-            z_loss_weight=self.z_loss_weight,
-        )
-        return torch.autograd.grad(objective, self.parameters), nll
+            logits_MV: Tensor = self.model.get_output_embeddings()(predicting_MD)
+        return logits_MV
 
     def _map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results in the order of the items, at most one more than there are workers held at a time."""
