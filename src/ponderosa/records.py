@@ -179,7 +179,7 @@ class Row:
     loss_weights: tuple[float, ...]
     document_ids: tuple[int, ...]
     is_tree: bool = False
-    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         assert len(self.token_ids) == len(self.loss_weights) == len(self.document_ids)
