@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ponderosa.artifacts import (
     read_json,
     read_jsonl,
     read_table,
+    spent_seconds,
     write_bytes,
     write_json,
     write_table,
@@ -154,3 +156,36 @@ def test_folders_are_made_for_a_file(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a" / "b" / "file", b"x")
 
     assert os.listdir(tmp_path / "a" / "b") == ["file"]
+
+
+# Seconds
+
+
+def test_seconds_go_on_where_an_earlier_run_stood(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    with spent_seconds(path) as read_seconds:
+        assert 0 <= read_seconds() < 60
+    write_json(path, 1000.0)
+    with spent_seconds(path) as read_seconds:
+        assert 1000 <= read_seconds() < 1060
+
+    assert 1000 <= read_json(path) < 1060
+
+
+def test_seconds_before_a_kill_are_on_disk(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time\nfrom ponderosa import artifacts\n"
+        "artifacts.SAVE_SECONDS_EVERY_S = 0.01\n"
+        "with artifacts.spent_seconds(pathlib.Path(sys.argv[1])):\n"
+        "    print(flush=True)\n    time.sleep(60)\n"
+    )
+    path = tmp_path / "seconds.json"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        until = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        run.kill()
+
+    assert 0 < read_json(path) < 60

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ponderosa import pipeline
+from ponderosa import artifacts
 from ponderosa.artifacts import lock_folder, read_json
 from ponderosa.errors import ConfigError, DataError, RequestError, RunLocked
-from ponderosa.pipeline import RunOptions, run_recipe
+from ponderosa.pipeline import RunOptions, explain_stage, run_recipe
 from ponderosa.planning import (
     RECIPES,
     find_base,
@@ -340,6 +340,29 @@ def test_seconds_of_an_interrupted_stage_are_counted(tmp_path: Path) -> None:
     assert 1000 < read_json(folder / "manifest.json")["ledger"]["seconds"] < 1060
 
 
+def test_a_stage_is_explained_by_its_key_what_it_reads_and_why_it_is_run_or_skipped(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    coins = {**PROBLEMS, "sources": [{"task": "coins.py:coins", "count": 1}]}
+    (tmp_path / "coins.py").write_text(COINS)
+
+    def explain() -> list[str]:
+        return [explain_stage(s, out) for s in plan_recipe(build_recipe(coins, TEXTBOOK), tmp_path)]
+
+    (first, second) = plan_recipe(build_recipe(coins, TEXTBOOK), tmp_path)
+    assert explain() == [
+        f"problems: key {first.key}, version {first.module.VERSION}, "
+        f"reads coins.py:coins ({first.external['coins.py:coins']}); to do: never begun",
+        f"textbook: key {second.key}, version {second.module.VERSION}, reads problems; to do: never begun",
+    ]
+    (out / "stages" / "problems-0123").mkdir(parents=True)
+    (out / "stages" / "problems-too-4567").mkdir()
+    assert explain()[0].endswith("; to do: nothing has this key; other keys: problems-0123")
+    (out / "stages" / first.folder_name).mkdir()
+    assert "interrupted in it and is continued" in explain()[0]
+    (out / "stages" / first.folder_name / "DONE").touch()
+    assert explain()[0].endswith("; skipped: finished earlier")
+
+
 def test_seconds_are_saved_while_a_stage_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait = (
         "        import pathlib, time\n        saved = pathlib.Path(__file__).parent / 'run' / 'stages'\n"
@@ -348,7 +371,7 @@ def test_seconds_are_saved_while_a_stage_runs(tmp_path: Path, monkeypatch: pytes
         "            assert time.monotonic() < until\n            time.sleep(0.01)\n"
     )
     (tmp_path / "coins.py").write_text(COINS.replace("        code = f", wait + "        code = f"))
-    monkeypatch.setattr(pipeline, "SAVE_SECONDS_EVERY_S", 0.05)
+    monkeypatch.setattr(artifacts, "SAVE_SECONDS_EVERY_S", 0.05)
 
     run_tiny(
         tmp_path / "run",
@@ -423,7 +446,8 @@ def test_summary_rows_carry_every_column(whole_run: Path) -> None:
 def test_only_finished_work_is_left_behind(whole_run: Path) -> None:
     names = {path.name for path in whole_run.glob("stages/*/*")}
 
-    assert names.isdisjoint({"journal.jsonl", "checkpoint.safetensors", "seconds.json"})
+    assert names.isdisjoint({"journal.jsonl", "checkpoint.safetensors"})
+    assert not [name for name in names if name.startswith("seconds")]
     assert all((folder / "DONE").exists() for folder in whole_run.glob("stages/*"))
 
 

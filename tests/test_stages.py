@@ -313,6 +313,20 @@ def test_an_evaluation_killed_after_its_table_writes_the_same_one(grown_run: Pat
     assert [a["problem_id"] for a in attempts] == [v["problem_id"] for v in verdicts]
 
 
+def test_the_seconds_of_an_interrupted_evaluation_are_counted_suite_by_suite(
+    grown_run: Path, tmp_path: Path
+) -> None:
+    suites = [{**EVALUATE_BASE["suites"][0], "label": label} for label in ("killed", "fresh")]  # type: ignore[index]
+    config = evaluate.Config.model_validate({"model": "base", "suites": suites, "max_tokens": 4})
+    write_json(tmp_path / "seconds-killed-greedy.json", 1000.0)
+
+    evaluate.run(config, build_context(tmp_path, {"base": find_stage(grown_run, "base")}))
+
+    spent = {row["suite"]: row["eval_s"] for row in read_json(tmp_path / "rows.json")["rows"]}
+    assert 1000 < spent["killed"] < 1060
+    assert 0 < spent["fresh"] < 60
+
+
 def test_an_evaluation_that_lacks_the_suite_cannot_be_compared_with(grown_run: Path) -> None:
     other = {**EVALUATE_BASE, "name": "other", "compare_to": "evaluate-base"}
     other["suites"] = [{**EVALUATE_BASE["suites"][0], "label": "another"}]  # type: ignore[index]

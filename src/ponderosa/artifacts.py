@@ -2,6 +2,7 @@
 
 - `write_bytes`, `write_json`, `write_table`: complete or absent (temporary file, fsync, atomic rename).
 - `Journal`: one checksummed line per finished record, in units; a torn or unfinished unit is dropped on opening.
+- `spent_seconds`: a clock that goes on where a killed run's stood.
 - `lock_folder`: an OS lock, so a dead process never blocks a resume.
 - DONE is written last; a stage folder without it is unfinished.
 """
@@ -9,14 +10,18 @@
 import fcntl
 import json
 import os
+import threading
+import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from ponderosa.errors import RunLocked
 from ponderosa.identity import canonical_json
+
+SAVE_SECONDS_EVERY_S = 2.0
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -129,6 +134,30 @@ def _parse_checksummed(line: bytes) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = json.loads(body.decode("utf-8", "surrogatepass"))
     return entry
+
+
+@contextmanager
+def spent_seconds(path: Path) -> Iterator[Callable[[], float]]:
+    """Reads the seconds spent on a piece of work so far, interrupted runs included; `path` keeps them as it goes on."""
+    earlier_s = float(read_json(path)) if path.exists() else 0.0
+    started_at = time.monotonic()
+    is_over = threading.Event()
+
+    def read() -> float:
+        return earlier_s + time.monotonic() - started_at
+
+    def keep_saving() -> None:
+        while not is_over.wait(SAVE_SECONDS_EVERY_S):
+            write_json(path, read())
+
+    saver = threading.Thread(target=keep_saving, name="seconds", daemon=True)
+    saver.start()
+    try:
+        yield read
+    finally:
+        is_over.set()
+        saver.join()
+        write_json(path, read())
 
 
 @contextmanager

@@ -4,18 +4,16 @@ A finished stage is not done again, so running a recipe again does only what cha
 continues.
 """
 
+import logging
 import platform
 import shutil
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ponderosa.artifacts import lock_folder, read_json, write_json, write_text
+from ponderosa.artifacts import lock_folder, read_json, spent_seconds, write_json, write_text
 from ponderosa.config import suggest
 from ponderosa.errors import ConfigError
 from ponderosa.planning import PlannedStage, Recipe, name_by_content, plan_recipe
@@ -23,7 +21,8 @@ from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
 from ponderosa.stages.stage import UNFINISHED, Context, Outcome
 
-SAVE_SECONDS_EVERY_S = 2.0
+log = logging.getLogger(__name__)
+
 DTYPES = ("auto", "float32", "bfloat16")
 PACKAGES = (
     "ponderosa",
@@ -67,6 +66,7 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
             folder = out / "stages" / stage.folder_name
             folders[stage.name] = folder
             label = f"[{number}/{len(stages)}] {stage.name}"
+            log.debug(explain_stage(stage, out))
             if (folder / "DONE").exists():
                 options.progress.say(f"{label}: finished earlier")
                 _remove(folder, UNFINISHED)
@@ -75,6 +75,27 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
             _run_stage(stage, folder, folders, recipe, base, options)
             write_summary(out, stages)
         return write_summary(out, stages)
+
+
+def explain_stage(stage: PlannedStage, out: Path) -> str:
+    """A stage's key, what it reads, and why it is run or skipped, in one line."""
+    folder = out / "stages" / stage.folder_name
+    others = [
+        path.name
+        for path in sorted(folder.parent.glob(f"{stage.name}-*"))
+        if path != folder and path.name.rpartition("-")[0] == stage.name
+    ]
+    if (folder / "DONE").exists():
+        state = "skipped: finished earlier"
+    elif folder.exists():
+        state = "to do: an earlier run was interrupted in it and is continued"
+    elif others:
+        state = f"to do: nothing has this key; other keys: {', '.join(others)}"
+    else:
+        state = "to do: never begun"
+    files = [f"{name} ({content})" for name, content in sorted(stage.external.items())]
+    reads = ", ".join([*stage.needs, *files]) or "nothing"
+    return f"{stage.name}: key {stage.key}, version {stage.module.VERSION}, reads {reads}; {state}"
 
 
 def _run_stage(
@@ -100,10 +121,9 @@ def _run_stage(
         workers=options.workers,
         progress=options.progress,
     )
-    with _spent_seconds(folder) as earlier_s:
-        started_at = time.monotonic()
+    with spent_seconds(folder / "seconds.json") as read_seconds:
         outcome = stage.module.run(stage.config, context)
-        outcome.ledger.seconds = earlier_s + time.monotonic() - started_at
+        outcome.ledger.seconds = read_seconds()
     write_json(folder / "manifest.json", build_manifest(stage, context, outcome, folders))
     write_text(folder / "DONE", "")
     _remove(folder, UNFINISHED)
@@ -132,31 +152,6 @@ def describe_recipe(recipe: Recipe, stages: Sequence[PlannedStage]) -> dict[str,
     described = name_by_content(recipe.model_dump(mode="json"), names)
     assert isinstance(described, dict)
     return described
-
-
-@contextmanager
-def _spent_seconds(folder: Path) -> Iterator[float]:
-    """Seconds that interrupted runs of this stage had spent; this one's are saved as it goes, for when it is killed."""
-    path = folder / "seconds.json"
-    earlier_s = float(read_json(path)) if path.exists() else 0.0
-    started_at = time.monotonic()
-    is_over = threading.Event()
-
-    def save() -> None:
-        write_json(path, earlier_s + time.monotonic() - started_at)
-
-    def keep_saving() -> None:
-        while not is_over.wait(SAVE_SECONDS_EVERY_S):
-            save()
-
-    saver = threading.Thread(target=keep_saving, name="seconds", daemon=True)
-    saver.start()
-    try:
-        yield earlier_s
-    finally:
-        is_over.set()
-        saver.join()
-        save()
 
 
 def build_manifest(

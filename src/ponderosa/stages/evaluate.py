@@ -7,17 +7,20 @@ Writes rows.json, tests.json, samples.json, attempts/SUITE.parquet, verdicts/SUI
 """
 
 import json
-import time
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from ponderosa.artifacts import Journal, read_json, read_table, write_json, write_table
+from ponderosa.artifacts import Journal, read_json, read_table, spent_seconds, write_json, write_table
 from ponderosa.config import Config as BaseConfig
 from ponderosa.config import suggest
 from ponderosa.engines.loading import load_engine
+from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.evaluation.protocol import evaluate_model, parse_attempt
@@ -33,7 +36,7 @@ from ponderosa.evaluation.summary import (
     list_metrics,
     summarise,
 )
-from ponderosa.formats import load_format
+from ponderosa.formats import PromptFormat, load_format
 from ponderosa.ledger import Ledger
 from ponderosa.records import Verdict, to_record
 from ponderosa.sandbox import Sandbox
@@ -57,7 +60,7 @@ class SuiteConfig(BaseConfig):
         None, ge=1, description="most problems to draw; unset takes the suite's own number"
     )
     split: str | None = Field(None, description="unset takes the suite's own")
-    seed: int | None = Field(None, description="draws the problems; unset takes the recipe's seed")
+    seed: int | None = Field(None, description="draws the problems; unset takes the recipe's first seed")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options")
     strategy: str = Field("greedy", description="greedy, sample or majority")
     samples: int = Field(8, ge=1, description="solutions per problem; not used by greedy")
@@ -99,7 +102,7 @@ class Config(StageConfig):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ConfigError(f"measured twice: {', '.join(repeated)}; give each a `label` of its own")
-        for item in self.suites if self.compare_to else ():
+        for item in self.suites:
             metrics = list_metrics(get_strategy(item.strategy, item.samples).num_attempts)
             if self.metric not in metrics:
                 raise ConfigError(
@@ -111,64 +114,43 @@ class Config(StageConfig):
         compared = (Need(self.compare_to, "evaluation"),) if self.compare_to else ()
         return (Need(self.model, "model"), *compared)
 
+    def keep_problems(self, seed: int) -> Self:
+        suites = [
+            item if item.seed is not None else item.model_copy(update={"seed": seed}) for item in self.suites
+        ]
+        return self.model_copy(update={"suites": tuple(suites)})
+
     def hash_inputs(self, base: Path) -> dict[str, str]:
         hashes = {item.suite: _hash_source(item.suite, base) for item in self.suites}
         return {name: value for name, value in hashes.items() if value}
 
 
 def run(config: Config, context: Context) -> Outcome:
-    model_dir = context.inputs[config.model] / MODEL
-    trained = read_json(context.inputs[config.model] / "manifest.json")
-    engine = load_engine(
-        model_dir,
-        device=context.device,
-        dtype="float32" if context.dtype == "auto" else context.dtype,
-        num_slots=config.num_slots,
-    )
+    trained = read_json(context.inputs[config.model] / "manifest.json")["ledger"]
     ledger = Ledger()
     rows: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     reasons: dict[str, dict[str, int]] = {}
-    dropped: dict[str, int] = {}
-    with (
-        Sandbox(workers=context.workers) as sandbox,
-        Grader(num_workers=context.workers) as grader,
-        Journal(context.folder / "journal.jsonl") as journal,
-    ):
+    dropped: Counter[str] = Counter()
+    with _open_bench(config, context) as bench:
         for item in config.suites:
-            started_at = time.monotonic()
-            suite = draw_suite(item, context)
-            for row in suite.quarantined:
-                context.progress.say(f"left out {row.file}:{row.line}: {row.reason}")
-                dropped[f"{item.name}: {row.reason}"] = dropped.get(f"{item.name}: {row.reason}", 0) + 1
-            graded = evaluate_model(
-                engine,
-                sandbox,
-                grader,
-                suite,
-                get_strategy(item.strategy, item.samples),
-                build_context(
-                    engine,
-                    load_format(model_dir),
-                    seed=context.seed,
-                    sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
-                    limits=Limits(max_tokens=config.max_tokens),
-                ),
-                journal,
-                progress=context.progress,
-            )
+            with spent_seconds(context.folder / f"seconds-{item.file_name}.json") as read_seconds:
+                suite = draw_suite(item, context)
+                graded = bench.measure(suite, item, config.max_tokens, context)
+                eval_s = read_seconds()
+            dropped.update(Counter(f"{item.name}: {row.reason}" for row in suite.quarantined))
             row_context = RowContext(
                 stage=config.model,
                 model=config.model,
-                model_id=engine.model_id,
+                model_id=bench.engine.model_id,
                 suite=item.name,
                 suite_hash=suite.content_hash,
                 strategy=item.strategy,
                 seed=context.seed,
-                train_flops=trained["ledger"]["train_flops"],
-                stage_s=trained["ledger"]["seconds"],
-                eval_s=time.monotonic() - started_at,
+                train_flops=trained["train_flops"],
+                stage_s=trained["seconds"],
+                eval_s=eval_s,
             )
             rows += summarise(row_context, suite.problems, graded, suite.slice_keys)
             samples += select_samples(suite.problems, graded)
@@ -180,12 +162,61 @@ def run(config: Config, context: Context) -> Outcome:
     write_json(context.folder / "rows.json", build_results(rows))
     write_json(context.folder / "tests.json", correct_family(tests) if tests else [])
     write_json(context.folder / "samples.json", samples)
-    return Outcome(ledger=ledger, kept=len(rows), dropped=dropped, facts={"reasons": reasons})
+    return Outcome(ledger=ledger, kept=len(rows), dropped=dict(dropped), facts={"reasons": reasons})
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A model with all that measuring it takes."""
+
+    engine: NativeEngine
+    prompt_format: PromptFormat
+    sandbox: Sandbox
+    grader: Grader
+    journal: Journal
+
+    def measure(
+        self, suite: Suite, item: SuiteConfig, max_tokens: int, context: Context
+    ) -> list[GradedAttempt]:
+        """Every attempt at the suite, graded."""
+        return evaluate_model(
+            self.engine,
+            self.sandbox,
+            self.grader,
+            suite,
+            get_strategy(item.strategy, item.samples),
+            build_context(
+                self.engine,
+                self.prompt_format,
+                seed=context.seed,
+                sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
+                limits=Limits(max_tokens=max_tokens),
+            ),
+            self.journal,
+            progress=context.progress,
+        )
+
+
+@contextmanager
+def _open_bench(config: Config, context: Context) -> Iterator[_Bench]:
+    model_dir = context.inputs[config.model] / MODEL
+    engine = load_engine(
+        model_dir,
+        device=context.device,
+        dtype="float32" if context.dtype == "auto" else context.dtype,
+        num_slots=config.num_slots,
+    )
+    with (
+        Sandbox(workers=context.workers) as sandbox,
+        Grader(num_workers=context.workers) as grader,
+        Journal(context.folder / "journal.jsonl") as journal,
+    ):
+        yield _Bench(engine, load_format(model_dir), sandbox, grader, journal)
 
 
 def draw_suite(item: SuiteConfig, context: Context) -> Suite:
-    """The suite's problems for this recipe's seed."""
-    return load_suite(
+    """The suite's problems for this recipe's seed; rows that cannot be used are told about."""
+    suite = load_suite(
         item.suite,
         seed=context.seed if item.seed is None else item.seed,
         limit=item.limit,
@@ -193,6 +224,9 @@ def draw_suite(item: SuiteConfig, context: Context) -> Suite:
         options=item.options,
         base=context.base,
     )
+    for row in suite.quarantined:
+        context.progress.say(f"left out {row.file}:{row.line}: {row.reason}")
+    return suite
 
 
 def save_graded(folder: Path, item: SuiteConfig, graded: list[GradedAttempt]) -> None:

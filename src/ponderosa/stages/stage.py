@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
 
 from ponderosa.config import Config, suggest
 from ponderosa.errors import ConfigError
 from ponderosa.ledger import Ledger
 from ponderosa.progress import Progress
 
-UNFINISHED = ("journal.jsonl", "checkpoint.safetensors", "seconds.json")
+UNFINISHED = ("journal.jsonl", "checkpoint.safetensors", "seconds*.json")
 """Files that only a continued run needs. The pipeline removes them when the stage is done, never before: a stage
 killed just short of its end then has nothing to do again."""
 
@@ -38,6 +38,10 @@ class StageConfig(Config):
         """Content hashes of what the stage reads from outside the run (files, user code), by the name its
         configuration gives it; `base` is the recipe's folder. Raises RequestError if it is not to be had."""
         return {}
+
+    def keep_problems(self, seed: int) -> Self:
+        """The same at another training seed, measuring on the problems drawn by `seed`, a recipe's first."""
+        return self
 
 
 @dataclass(slots=True)
