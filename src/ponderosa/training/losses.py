@@ -119,32 +119,39 @@ class TokenScores(NamedTuple):
     entropies: Tensor
 
 
-def compute_logprobs(logits_MV: Tensor, targets_M: Tensor, *, temperature: float = 1.0) -> TokenScores:
-    """Log-probabilities of targets under softmax(logits / temperature), in float32."""
-    return TokenScores(*_TargetLogprobs.apply(logits_MV, targets_M, temperature))  # type: ignore[no-untyped-call]
+def compute_logprobs(
+    logits_MV: Tensor, targets_M: Tensor, *, temperature: float | Tensor = 1.0
+) -> TokenScores:
+    """Log-probabilities of targets under softmax(logits / temperature), in float32; temperature: one, or [M]."""
+    temperatures_M = torch.as_tensor(temperature, dtype=torch.float32, device=logits_MV.device)
+    return TokenScores(
+        *_TargetLogprobs.apply(logits_MV, targets_M, temperatures_M.expand(len(targets_M)))  # type: ignore[no-untyped-call]
+    )
 
 
 class _TargetLogprobs(torch.autograd.Function):
     """Keeps the probabilities alone; the gradient of log p is (onehot - p) / temperature."""
 
     @staticmethod
-    def forward(ctx: Any, logits_MV: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        scaled_MV = logits_MV.float() / temperature
+    def forward(
+        ctx: Any, logits_MV: Tensor, targets_M: Tensor, temperatures_M: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        scaled_MV = logits_MV.float() / temperatures_M[:, None]
         log_z_M1 = scaled_MV.logsumexp(dim=-1, keepdim=True)
         logprobs_M = (scaled_MV.gather(1, targets_M[:, None]) - log_z_M1)[:, 0]
         p_MV = torch.exp(scaled_MV - log_z_M1)
         # 0 · log 0 counts 0: an impossible token has a logit of -inf.
         entropies_M = log_z_M1[:, 0] - torch.where(p_MV > 0, p_MV * scaled_MV, 0.0).sum(dim=-1)
-        ctx.save_for_backward(p_MV, targets_M)
-        ctx.temperature, ctx.dtype = temperature, logits_MV.dtype
+        ctx.save_for_backward(p_MV, targets_M, temperatures_M)
+        ctx.dtype = logits_MV.dtype
         ctx.mark_non_differentiable(entropies_M)
         return logprobs_M, entropies_M
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_M: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        p_MV, targets_M = ctx.saved_tensors
-        grad_M1 = grad_M[:, None] / ctx.temperature
+        p_MV, targets_M, temperatures_M = ctx.saved_tensors
+        grad_M1 = (grad_M / temperatures_M)[:, None]
         grad_MV = p_MV * -grad_M1
         grad_MV.scatter_add_(1, targets_M[:, None], grad_M1)
         return grad_MV.to(ctx.dtype), None, None
