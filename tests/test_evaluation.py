@@ -5,7 +5,6 @@ import pytest
 from ponderosa.errors import WorkError
 from ponderosa.evaluation.samples import select_samples
 from ponderosa.evaluation.summary import (
-    GradedAttempt,
     RowContext,
     build_results,
     compare,
@@ -16,7 +15,7 @@ from ponderosa.evaluation.summary import (
 )
 from ponderosa.identity import canonical_json
 from ponderosa.metrics import compute_mcnemar_p, compute_sign_flip_p, compute_wilson_interval
-from ponderosa.records import Attempt, Cost, Problem, Step, Verdict
+from ponderosa.records import Attempt, Cost, GradedAttempt, Problem, Step, Verdict
 
 SCHEMA_KEYS = {
     *(

@@ -9,9 +9,10 @@ from ponderosa.artifacts import Journal
 from ponderosa.engines.protocol import Sampling
 from ponderosa.engines.scripted import ScriptedEngine
 from ponderosa.errors import WorkError
-from ponderosa.evaluation.protocol import evaluate_model, grade_attempts, parse_attempt
+from ponderosa.evaluation.protocol import evaluate_model, grade_attempts
 from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.summary import RowContext, summarise
+from ponderosa.evaluation.units import parse_attempt
 from ponderosa.formats import PLAIN_PROSE
 from ponderosa.records import Problem, to_record
 from ponderosa.search.driver import build_context

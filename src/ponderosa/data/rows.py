@@ -1,14 +1,14 @@
-"""Training rows from text and from worked solutions.
+"""Training rows from text, from worked solutions and from attempts.
 
-Enters: text, segments, and an `encode` that turns a `Special` into its one id and any other text into plain ids.
-Leaves: one Row for each document. Loss falls on what a model should learn to write: all of a text, the steps of
+Enters: text, segments, and an `encode` that turns a `Special` into its one id and any other text into plain ids; or
+an attempt, whose ids are taken as they were sampled. Leaves: one Row for each document. Loss falls on what a model should learn to write: all of a text, the steps of
 a solution, and the end-of-text token; never the question, never what the interpreter printed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from ponderosa.records import Row
+from ponderosa.records import Attempt, Row
 from ponderosa.steps import Segment
 
 Encode = Callable[[str], Sequence[int]]
@@ -49,7 +49,23 @@ def build_solution_row(
         token_ids += segment_ids
         is_sampled += [segment.is_sampled] * len(segment_ids)
     row = build_row([*token_ids, eos_id], [*is_sampled, True])
-    if not prompt_weight:
+    return _weigh_prompt(row, len(prompt_ids), prompt_weight)
+
+
+def build_attempt_row(attempt: Attempt, *, prompt_weight: float = 0.0) -> Row:
+    """A prompt and an attempt at it, id for id: weight 1 on sampled tokens, the sampled end of text among them.
+
+    Nothing is encoded again and nothing is appended, so an attempt that was cut short teaches no end; whoever wants
+    only whole ones selects them (`data.rollouts`). `prompt_weight`: as in `build_solution_row`.
+    """
+    num_prompt = len(attempt.prompt_ids)
+    row = build_row(attempt.prompt_ids + attempt.token_ids, [False] * num_prompt + list(attempt.sampled))
+    return _weigh_prompt(row, num_prompt, prompt_weight)
+
+
+def _weigh_prompt(row: Row, num_prompt: int, weight: float) -> Row:
+    """The row with its prompt's tokens weighed too, except the first, which nothing predicts."""
+    if not weight:
         return row
-    question = (0.0, *(prompt_weight for _ in prompt_ids[1:]))
-    return replace(row, loss_weights=question + row.loss_weights[len(question) :])
+    question = (0.0, *(weight for _ in range(1, num_prompt)))
+    return replace(row, loss_weights=question + row.loss_weights[num_prompt:])

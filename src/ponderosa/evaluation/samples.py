@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ponderosa.evaluation.summary import ALL, Graded, GradedAttempt
+from ponderosa.evaluation.summary import ALL, Graded
 from ponderosa.identity import derive_seed
-from ponderosa.records import Problem, Step, to_record
+from ponderosa.records import GradedAttempt, Problem, Step, to_record
 
 
 def select_samples(

@@ -6,28 +6,26 @@
 Writes rows.json, tests.json, samples.json, attempts/SUITE.parquet, verdicts/SUITE.parquet.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from ponderosa.artifacts import Journal, read_json, read_table, spent_seconds, write_json, write_table
+from ponderosa.artifacts import Journal, read_json, spent_seconds, write_json
 from ponderosa.config import Config as BaseConfig
 from ponderosa.config import suggest
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
-from ponderosa.evaluation.protocol import evaluate_model, parse_attempt
+from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.samples import select_samples
 from ponderosa.evaluation.suites import SUITES, Suite, check_split, load_suite
 from ponderosa.evaluation.summary import (
-    GradedAttempt,
     RowContext,
     build_results,
     compare,
@@ -38,11 +36,12 @@ from ponderosa.evaluation.summary import (
 )
 from ponderosa.formats import PromptFormat, load_format
 from ponderosa.ledger import Ledger
-from ponderosa.records import Verdict, to_record
+from ponderosa.records import GradedAttempt
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
 from ponderosa.search.strategies import get_strategy
+from ponderosa.stages.attempt_tables import count_costs, load_graded, save_graded
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.tasks.registry import get_task
 from ponderosa.verify import Grader
@@ -155,10 +154,10 @@ def run(config: Config, context: Context) -> Outcome:
             rows += summarise(row_context, suite.problems, graded, suite.slice_keys)
             samples += select_samples(suite.problems, graded)
             reasons[item.name] = count_reasons(graded)
-            save_graded(context.folder, item, graded)
+            save_graded(*_name_tables(context.folder, item), graded)
             if config.compare_to:
                 tests += _compare(config, item, suite, graded, context)
-            _count(ledger, graded)
+            count_costs(ledger, graded)
     write_json(context.folder / "rows.json", build_results(rows))
     write_json(context.folder / "tests.json", correct_family(tests) if tests else [])
     write_json(context.folder / "samples.json", samples)
@@ -229,35 +228,20 @@ def draw_suite(item: SuiteConfig, context: Context) -> Suite:
     return suite
 
 
-def save_graded(folder: Path, item: SuiteConfig, graded: list[GradedAttempt]) -> None:
-    """Attempts and verdicts, apart: a better grader grades the stored attempts again."""
-    attempts = [
-        {**to_record(one.attempt), "steps": json.dumps([asdict(s) for s in one.attempt.steps])}
-        for one in graded
-    ]
-    write_table(folder / "attempts" / f"{item.file_name}.parquet", attempts)
-    verdicts = [
-        {"problem_id": one.attempt.problem_id, "sample": one.attempt.sample, **asdict(one.verdict)}
-        for one in graded
-    ]
-    write_table(folder / "verdicts" / f"{item.file_name}.parquet", verdicts)
-
-
-def load_graded(folder: Path, item: SuiteConfig) -> list[GradedAttempt]:
-    """What `save_graded` wrote. Raises ConfigError if that evaluation had no such suite."""
-    path = folder / "attempts" / f"{item.file_name}.parquet"
-    if not path.exists():
+def load_earlier(folder: Path, item: SuiteConfig) -> list[GradedAttempt]:
+    """An earlier evaluation's attempts. Raises ConfigError if it had no such suite."""
+    attempts, verdicts = _name_tables(folder, item)
+    if not attempts.exists():
         raise ConfigError(
             f"compare_to: that evaluation has no suite {item.name!r} with strategy {item.strategy!r}"
         )
-    verdicts = read_table(folder / "verdicts" / f"{item.file_name}.parquet")
-    return [
-        GradedAttempt(
-            parse_attempt({**record, "steps": json.loads(record["steps"])}),
-            Verdict(verdict["correct"], verdict["reason"], verdict["verifier"]),
-        )
-        for record, verdict in zip(read_table(path), verdicts, strict=True)
-    ]
+    return load_graded(attempts, verdicts)
+
+
+def _name_tables(folder: Path, item: SuiteConfig) -> tuple[Path, Path]:
+    """Where a suite's attempts and verdicts lie."""
+    name = f"{item.file_name}.parquet"
+    return folder / "attempts" / name, folder / "verdicts" / name
 
 
 def _compare(
@@ -268,23 +252,13 @@ def _compare(
     other_model = read_json(other / "config.json")["model"]
     return compare(
         suite.problems,
-        (other_model, load_graded(other, item)),
+        (other_model, load_earlier(other, item)),
         (config.model, graded),
         suite=item.name,
         strategy=item.strategy,
         metric=config.metric,
         slice_keys=suite.slice_keys,
     )
-
-
-def _count(ledger: Ledger, graded: list[GradedAttempt]) -> None:
-    for one in graded:
-        cost = one.attempt.cost
-        ledger.prompt_tokens += cost.prompt_tokens
-        ledger.prefill_tokens += cost.prefill_tokens
-        ledger.generated_tokens += cost.generated_tokens
-        ledger.executions += cost.executions
-        ledger.eval_flops += cost.flops
 
 
 def _hash_source(suite: str, base: Path) -> str:
