@@ -199,6 +199,40 @@ def test_a_quiet_run_says_only_its_result(cli: Cli, tmp_path: Path) -> None:
     assert "summary" in output
 
 
+def test_a_verbose_run_says_why_each_stage_is_run_or_skipped(
+    cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run")
+    assert caplog.messages == []
+
+    for arguments in (["--dry-run"], []):
+        caplog.clear()
+        cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run", "-v", *arguments)
+        first, second = caplog.messages
+        assert first.startswith("problems: key ")
+        assert first.endswith("; skipped: finished earlier")
+        assert "reads nothing" in second
+    caplog.clear()
+    cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run", "--dry-run", "-v", "--set", "seed=1")
+    assert "to do: nothing has this key; other keys: problems-" in caplog.messages[0]
+
+
+def test_only_a_verbose_command_shows_where_an_error_arose() -> None:
+    code = "import sys; from ponderosa.cli import main; sys.argv = ['ponderosa', *sys.argv[1:]]; main()"
+    command = [sys.executable, "-c", code, "sandbox", "no\x1bwhere.py"]
+    quiet, verbose = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        for more in ([], ["-v"])
+    )
+
+    assert (quiet.returncode, verbose.returncode) == (2, 2)
+    assert quiet.stderr.count("\n") == 1
+    assert verbose.stderr.startswith("ponderosa: where the error arose\nTraceback")
+    assert "RequestError: cannot read no⟨U+001B⟩where.py" in verbose.stderr
+    assert verbose.stderr.endswith(quiet.stderr)
+
+
 @pytest.mark.parametrize(
     ("source", "tier", "outcome"),
     [
@@ -295,6 +329,24 @@ def test_evaluate_writes_its_rows(model: Path, cli: Cli, tmp_path: Path) -> None
     assert {row["n"] for row in rows if row["slice"] == "all"} == {3}
     assert {row["samples"] for row in rows} == {2}
     assert all(row["eval_s"] > 0 for row in rows)
+
+
+def test_evaluate_takes_the_options_of_a_task(model: Path, cli: Cli, tmp_path: Path) -> None:
+    arguments = ["evaluate", model, "--suite", "quantities", "--limit", "4", "--max-tokens", "4", "-q"]
+    options = ["--set", "min_operations=5", "--set", "relations=[more, fewer]"]
+
+    assert cli(*arguments, *options, "--json", tmp_path / "rows.json")[0] == 0
+    wrong = [cli(*arguments, "--set", text) for text in ("max_operation=2", "max_operations=0", "5")]
+
+    slices = {row["slice"] for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
+    assert {name for name in slices if name.startswith("operations")} == {"operations=5", "operations=6"}
+    assert [code for code, _, _ in wrong] == [2, 2, 2]
+    for (_, _, errors), said in zip(
+        wrong,
+        ("did you mean 'max_operations'", "greater than or equal to 1", "write path=value"),
+        strict=True,
+    ):
+        assert said in errors
 
 
 @pytest.mark.parametrize(

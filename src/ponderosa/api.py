@@ -7,7 +7,7 @@ with ponderosa.load("path/to/model") as reasoner:
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,18 @@ class Reasoner:
         strategy: str = "greedy",
         samples: int = 8,
         limit: int | None = None,
+        options: Mapping[str, Any] | None = None,
         seed: int = 0,
         temperature: float | None = None,
         max_tokens: int = 512,
         progress: Progress = SILENT,
     ) -> list[dict[str, Any]]:
-        """Result rows of a suite (a name or FILE.jsonl): every metric and slice with its interval."""
+        """Result rows of a suite (a name or FILE.jsonl): every metric and slice with its interval.
+
+        options: the task's own, as a recipe gives them in `options:`.
+        """
         started_at = time.monotonic()
-        drawn = load_suite(suite, seed=seed, limit=limit, base=Path())
+        drawn = load_suite(suite, seed=seed, limit=limit, options=options, base=Path())
         for row in drawn.quarantined:
             progress.say(f"left out {row.file}:{row.line}: {row.reason}")
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:

@@ -17,6 +17,8 @@ import typer
 from ponderosa.errors import PonderosaError, RequestError
 from ponderosa.report.escape import show_controls
 
+log = logging.getLogger("ponderosa")
+
 app = typer.Typer(
     name="ponderosa",
     help="Grow small language models that reason: verified data, staged training, evidence you can trust.",
@@ -29,6 +31,20 @@ app = typer.Typer(
 INTERRUPTED = 130
 """What the command line library returns, and shells report, for a program ended by Ctrl-C."""
 
+
+class StderrHandler(logging.Handler):
+    """Log lines made safe to look at, on whatever standard error is now: bars move it aside while they are drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(show_controls(self.format(record)), file=sys.stderr)
+
+
+def _show_debug(is_verbose: bool) -> bool:
+    if is_verbose:
+        log.setLevel(logging.DEBUG)
+    return is_verbose
+
+
 Seed = Annotated[int, typer.Option("--seed", help="Everything random derives from it.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
@@ -40,6 +56,12 @@ MaxTokens = Annotated[
 ]
 Format = Annotated[str | None, typer.Option("--format", help="Prompt format; default: the model's own.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but the result.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v", "--verbose", help="Say what is done and why; show where an error arose.", callback=_show_debug
+    ),
+]
 Strategy = Annotated[str, typer.Option("--strategy", help="greedy, sample or majority.")]
 Samples = Annotated[int, typer.Option("--samples", min=1, help="Solutions per problem (sample, majority).")]
 
@@ -47,12 +69,14 @@ Samples = Annotated[int, typer.Option("--samples", min=1, help="Solutions per pr
 def main() -> NoReturn:
     """Entry point: runs a command and turns errors into exit codes."""
     signal.signal(signal.SIGTERM, _exit_on_term)
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[StderrHandler()])
+    log.setLevel(logging.NOTSET)
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except PonderosaError as error:
+        log.debug("where the error arose", exc_info=True)
         print(f"error: {show_controls(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
@@ -82,10 +106,11 @@ def run(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
+    _: Verbose = False,
 ) -> None:
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
-    from ponderosa.pipeline import RunOptions, run_recipe
+    from ponderosa.pipeline import RunOptions, explain_stage, run_recipe
     from ponderosa.planning import find_base, find_recipe, load_recipe, plan_recipe
 
     path = find_recipe(recipe)
@@ -96,6 +121,7 @@ def run(
         for stage in plan_recipe(loaded, base):
             state = "finished" if (out / "stages" / stage.folder_name / "DONE").exists() else "to do"
             print(f"{stage.name:24} {stage.kind:14} {state:9} {stage.folder_name}")
+            log.debug(explain_stage(stage, out))
         return
     options = RunOptions(device=device, dtype=dtype, workers=workers, progress=build_progress(quiet=quiet))
     summary = run_recipe(loaded, base, out, options)
@@ -119,6 +145,7 @@ def solve(
     format: Format = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    _: Verbose = False,
 ) -> None:
     """Solve one question, showing each step and what running it printed."""
     from ponderosa.report.terminal import escape_terminal
@@ -148,6 +175,9 @@ def evaluate(
     strategy: Strategy = "greedy",
     samples: Samples = 8,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most problems to draw.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the task: --set max_operations=4.")
+    ] = None,
     seed: Seed = 0,
     temperature: Temperature = None,
     max_tokens: MaxTokens = 512,
@@ -158,18 +188,24 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
+    _: Verbose = False,
 ) -> None:
     """Measure a model on a suite: pass@k, majority@k, tokens, truncation, each with its interval."""
     from ponderosa.artifacts import write_json
+    from ponderosa.config import set_path
     from ponderosa.console import build_progress
     from ponderosa.report.terminal import render_rows
 
+    options: dict[str, Any] = {}
+    for assignment in assignments or []:
+        set_path(options, assignment)
     with _load(model, device, dtype, format) as reasoner:
         rows = reasoner.evaluate(
             suite,
             strategy=strategy,
             samples=samples,
             limit=limit,
+            options=options,
             seed=seed,
             temperature=temperature,
             max_tokens=max_tokens,
@@ -185,6 +221,7 @@ def grade(
     file: Annotated[Path, typer.Argument(help='JSON Lines with "gold" and "candidate".')],
     out: Annotated[Path, typer.Option("--out", help="Where to write the graded rows.")],
     quiet: Quiet = False,
+    _: Verbose = False,
 ) -> None:
     """Grade answers: adds "equal", "reason" and "ms" to each row; keeps order and other keys."""
     from ponderosa.console import build_progress
@@ -204,6 +241,7 @@ def sandbox(
     tier: Annotated[
         str | None, typer.Option("--tier", help="monty or cpython; default: chosen from the code.")
     ] = None,
+    _: Verbose = False,
 ) -> None:
     """Run a file in the sandbox; prints one JSON object: outcome, output, error, ms, tier."""
     from ponderosa.config import suggest
@@ -230,6 +268,7 @@ def sandbox(
 @app.command()
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run folder, for example runs/quickstart.")],
+    _: Verbose = False,
 ) -> None:
     """Write the report of a run: one self-contained HTML page."""
     from ponderosa.report.page import write_report

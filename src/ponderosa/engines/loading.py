@@ -1,5 +1,6 @@
 """A model directory, loaded into the native engine."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from ponderosa.engines.native import NativeEngine
 from ponderosa.errors import ConfigError
 from ponderosa.identity import hash_directory
 from ponderosa.model_directory import get_max_context, load_model
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,13 +33,18 @@ def load_engine(
         raise ConfigError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     model = load_model(model_dir, device=select_device(device), dtype=DTYPES[dtype])
     context = get_max_context(model)
-    return NativeEngine(
+    engine = NativeEngine(
         model,
         load_codec(model_dir),
         model_id=hash_directory(model_dir),
         num_slots=num_slots,
         max_context=context if max_context is None else min(max_context, context),
     )
+    log.debug(
+        f"{model_dir}: {type(model).__name__} {engine.model_id}, {dtype} on {model.device}, "
+        f"context {engine.max_context}, {num_slots} slots"
+    )
+    return engine
 
 
 def select_device(name: str) -> str:

@@ -10,6 +10,7 @@ different splits and their seeds are derived for different purposes, so no seed 
     FILE.jsonl              a user's problems
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,8 @@ from ponderosa.identity import content_hash, derive_seed
 from ponderosa.records import Problem
 from ponderosa.tasks.jsonl import JsonlTask, QuarantinedRow
 from ponderosa.tasks.registry import Task, get_task
+
+log = logging.getLogger(__name__)
 
 Purpose = Literal["report", "selection"]
 """What a number will be used for: told to others, or used to choose."""
@@ -114,7 +117,9 @@ def load_suite(
         options={**recipe.options, **(options or {})},
     )
     quarantined = task.load(split).quarantined if isinstance(task, JsonlTask) else []
-    return Suite(name, purpose, tuple(drawn), recipe.slice_keys, tuple(quarantined))
+    suite = Suite(name, purpose, tuple(drawn), recipe.slice_keys, tuple(quarantined))
+    log.debug(f"suite {name}: {len(drawn)} problems of split {split}, hash {suite.content_hash}")
+    return suite
 
 
 def check_split(split: str, purpose: Purpose, name: str) -> None:
