@@ -27,6 +27,11 @@ class ProblemRollouts(NamedTuple):
     problem: Problem
     graded: tuple[GradedAttempt, ...]
 
+    @property
+    def is_correct(self) -> list[bool]:
+        """The verdict of each attempt."""
+        return [one.verdict.correct for one in self.graded]
+
 
 class RolloutRules(Config):
     """Which correct rollouts are taken."""

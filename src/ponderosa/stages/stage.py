@@ -91,6 +91,7 @@ STAGES = {
     "pretrain": "a base model grown from nothing on packed text",
     "midtrain": "a model trained further on packed worked solutions",
     "sft": "a model fine-tuned on unpacked worked solutions, loss on what it writes",
+    "rollout": "a model asked many times, every attempt executed, verified and kept",
     "evaluate": "a model measured on suites, with intervals and paired tests",
 }
 
@@ -102,6 +103,7 @@ PRODUCTS = {
     "pretrain": "model",
     "midtrain": "model",
     "sft": "model",
+    "rollout": "rollouts",
     "evaluate": "evaluation",
 }
 """What a stage of each kind leaves for others."""
