@@ -29,6 +29,51 @@ def test_the_marked_answer_is_found(text, answer):
 
 
 @pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is I.", "I"),
+        ("The answer is **C**, as was said", "C"),
+        ("The answer is (C), not (A).", "C"),
+        ("The answer is C) Cecile", "C"),
+        ("The answer is A because it came first", "A"),
+        ("The answer is B, I think", "B"),
+        ("It is (C), not (A), for the reasons that were given", "C"),
+        ("I think that I would pick option D of them all", "D"),
+        ("B is correct because water boils sooner up there", "B"),
+        ("B. Because water boils at a lower pressure up there", "B"),
+        ("Which one? Clearly what the second one on the list says\n\nB", "B"),
+        ("For the reasons that were given above, it must surely be B.", "B"),
+    ],
+)
+def test_a_letter_that_stands_as_a_choice_is_read(text, letter):
+    assert extract_answer(text) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I do not know",
+        "I am not sure what is asked for here at all",
+        "I don't know the answer to this question, sorry about that.",
+        "The answer is I do not know.",
+        "The answer is I'd rather not say anything about it",
+        "The option I prefer is not listed here anywhere",
+        "I would rather not say anything about that, said I",
+        "A man goes to the shop and nothing else is known",
+        "I choose A+B, whatever the question may have been about",
+        "Points A, B and C lie on one line and that is all there is to say about it.",
+        "Evaluating f(C) and g(B) tells us nothing at all about that",
+        "Vitamin C is what sailors lacked on long journeys at sea",
+        "The answer is C and D",
+        "The answer is A + B",
+        "The answer is E = mc^2",
+    ],
+)
+def test_a_letter_in_prose_or_in_a_formula_is_no_choice(text):
+    assert extract_answer(text) not in list("ABCDEFGHIJ")
+
+
+@pytest.mark.parametrize(
     "text", ["", "   ", r"so \boxed{12", r"\boxed{}", "<think>it is 12</think>", "The answer is not 12."]
 )
 def test_a_text_without_an_answer_has_none(text):
@@ -36,7 +81,16 @@ def test_a_text_without_an_answer_has_none(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["{" * 100_000, r"\boxed{" * 20_000, "$" * 50_000, "1 " * 200_000, "answer is " * 20_000]
+    "text",
+    [
+        "{" * 100_000,
+        r"\boxed{" * 20_000,
+        "$" * 50_000,
+        "1 " * 200_000,
+        "answer is " * 20_000,
+        "not (A) " * 9_000,
+        "option " + "*" * 20_000,
+    ],
 )
 def test_hostile_text_is_searched_in_no_time(text):
     start = time.process_time()

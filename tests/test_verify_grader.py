@@ -186,7 +186,7 @@ def test_a_registered_verifier_is_found(grader):
 def test_an_attempt_without_an_answer_says_why(grader, answer, finish, outcomes, reason):
     steps = [Step("", "pass", None, outcome) for outcome in outcomes]
     verdict = judge(Problem("2 + 2?", "4"), answer, finish, steps, grader)
-    assert (verdict.reason, verdict.verifier) == (reason, "answer@1")
+    assert (verdict.reason, verdict.verifier) == (reason, "answer@2")
 
 
 def test_a_file_is_graded_line_by_line_in_order(tmp_path, grader):

@@ -40,7 +40,22 @@ _OTHER_PHRASE = re.compile(
     r"(?:答案(?:是|为|为：|：|:)|réponse(?: est| :|:)|respuesta(?: es|:))\s*", re.IGNORECASE
 )
 _FINAL = re.compile(r"\bfinal answer(?:\*\*|\s)*(?::|is\b)(?!\s*\$?\s*\\boxed)", re.IGNORECASE)
-_CHOICE = re.compile(r"\(?\b([A-J])\b\)?(?=[\s.,:;)]|$)")
+_NO_FORMULA = r"(?!\s*(?:[+/=^]|\*\s*\w))"
+_LETTER = rf"\**(?:([A-HJ])\b|(I)\b(?!['’]|\s+(?!is\b)[a-z])){_NO_FORMULA}"
+"""A choice where one is expected: before small letters or an apostrophe, "I" is the pronoun."""
+_FIRST_CHOICE = re.compile(
+    rf"(?:\(\**([A-J])\**\)|{_LETTER})\**(?=[\s.,:;)*]|$){_NO_FORMULA}"
+    r"(?!\s*(?:,\s*(?:and|or)?|and|or|&)\s*\(?[A-HJ]\b(?!\s+is\b))"
+)
+_CHOICES = (
+    re.compile(r"(?<![\w)\]])[(\[]\**([A-J])\**[)\]]"),
+    re.compile(rf"\b(?i:option|choice|choose|chose|pick|select)s?:?\s+{_LETTER}"),
+    re.compile(r"(?<!\w)([A-J])\s+is\s+(?:correct|the\s+(?:correct|right|best|only))\b"),
+    re.compile(r"^[ \t*]*([A-J])[ \t*]*[.):]?[ \t*]*$", re.MULTILINE),
+    re.compile(r"\A\**([A-J])\**[.):]\**(?=\s)"),
+    re.compile(r"(?<=\s)\**([A-HJ])\**[.!]?\**\s*\Z"),
+)
+"""Where a letter in prose is a choice: (B), option B, B is correct, alone on its line, first as "B.", last of all."""
 _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\(([^\n]+?)\\\)|(?<![\\\d])\$([^$\n]+?)(?<!\\)\$(?!\d)", re.DOTALL
 )
@@ -163,8 +178,8 @@ def _after_phrase(text: str) -> str | None:
     if re.match(r"(?:not|n't)\b", rest):
         return None
     rest = _first_statement(rest)
-    if letter := re.match(r"\(?([A-J])\)?(?:[\s.,:;)]|$)", rest):
-        return letter[1]
+    if letter := _FIRST_CHOICE.match(rest):
+        return _first_group(letter)
     if not rest:
         return None
     if is_bare(rest):
@@ -232,15 +247,25 @@ def _is_phrase(text: str) -> bool:
 def _last_stated(text: str) -> str | None:
     """The last formula or number that is neither denied ("not 42", "42 is wrong") nor a count of parts; else a letter."""
     text = _BROKEN_INLINE.sub(" ", text)
-    formulas = [(match.start(), match.end(), _content(match)) for match in _FORMULA.finditer(text)]
+    formulas = [
+        (match.start(), match.end(), _first_group(match).strip()) for match in _FORMULA.finditer(text)
+    ]
     numbers = [(match.start(), match.end(), match[0].strip()) for match in _NUMBER.finditer(text)]
     outside = [n for n in numbers if not any(f[0] <= n[0] and n[1] <= f[1] for f in formulas)]
     for start, end, stated in sorted([*formulas, *outside], reverse=True):
         if not _DENIED.search(text[:start][-40:]) and not _QUALIFIED.match(text, end):
             return stated
-    choices = _CHOICE.findall(text)
-    return choices[-1] if choices else None
+    return _last_choice(text)
 
 
-def _content(match: re.Match[str]) -> str:
-    return next(group for group in match.groups() if group).strip()
+def _last_choice(text: str) -> str | None:
+    """The last letter that stands as a choice and is not denied."""
+    choices = [(m.start(), _first_group(m)) for pattern in _CHOICES for m in pattern.finditer(text)]
+    for start, letter in sorted(choices, reverse=True):
+        if not _DENIED.search(text[max(0, start - 40) : start]):
+            return letter
+    return None
+
+
+def _first_group(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group)

@@ -19,7 +19,7 @@ from ponderosa.verify.notation import clean_notation
 from ponderosa.verify.reading import read_form
 from ponderosa.verify.workers import Reply, WorkerPool
 
-VERSION = "1"
+VERSION = "2"
 ANSWER_VERIFIER = f"answer@{VERSION}"
 _SYMBOLIC_CHARS = 1_000
 _MISREAD = re.compile(r"\d\s*\}?\s*_|\\[lcv]?dots|\\p?mod")
