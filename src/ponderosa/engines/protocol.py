@@ -28,7 +28,10 @@ GREEDY = Sampling(temperature=0.0)
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Continue `prompt_ids`. The stop id, or the whole token in which a stop string ends, is kept in the reply."""
+    """Continue `prompt_ids`. The stop id, or the whole token in which a stop string ends, is kept in the reply.
+
+    open_tokens: this many at the end of the prompt were written by the model; a stop string may begin in them.
+    """
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
@@ -36,6 +39,7 @@ class GenerateRequest:
     sampling: Sampling = GREEDY
     stop_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
+    open_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class PieceTable:
 def ends_with_stop(request: GenerateRequest, new_ids: Sequence[int], pieces: PieceTable) -> bool:
     """True if the last of the new tokens is a stop id, or a stop string ends inside it.
 
-    Only text the model wrote counts: a stop string that begins in the prompt is not one.
+    Only text the model wrote counts: a stop string that begins in the prompt, before its open tokens, is not one.
     """
     last = new_ids[-1]
     if last in request.stop_ids:
@@ -34,12 +34,15 @@ def ends_with_stop(request: GenerateRequest, new_ids: Sequence[int], pieces: Pie
         return False
     piece = pieces.find(last)
     return any(
-        (stop[-1] in piece or REPLACEMENT in piece) and _ends_inside_last(stop, new_ids, pieces.codec)
+        (stop[-1] in piece or REPLACEMENT in piece)
+        and _ends_inside_last(stop, request, new_ids, pieces.codec)
         for stop in request.stop_strings
     )
 
 
-def _ends_inside_last(stop: str, new_ids: Sequence[int], codec: Codec) -> bool:
+def _ends_inside_last(stop: str, request: GenerateRequest, new_ids: Sequence[int], codec: Codec) -> bool:
     """A token spells at least one byte, so the stop string lies within as many tokens as it has bytes."""
     reach = len(stop.encode()) + len(REPLACEMENT.encode())
-    return stop in codec.decode(new_ids[-reach:])
+    num_open = max(0, min(reach - len(new_ids), request.open_tokens))
+    open_ids = request.prompt_ids[len(request.prompt_ids) - num_open :]
+    return stop in codec.decode([*open_ids, *new_ids[-reach:]])
