@@ -20,7 +20,8 @@ from ponderosa.sandbox import Sandbox
 from ponderosa.stages import evaluate, import_model, midtrain, sft, solutions, textbook
 from ponderosa.stages.solutions import load_solutions, work_out_problems
 from ponderosa.stages.stage import PRODUCTS, STAGES, Context, get_stage
-from ponderosa.stages.training_stage import SolutionData, build_solution_rows, leave_out_long
+from ponderosa.stages.training_data import SolutionData, build_training_rows
+from ponderosa.stages.training_stage import leave_out_long
 from ponderosa.steps import Example
 from ponderosa.tasks.worked import Unsolved, WorkedSolution
 from ponderosa.training.tokenizer import train_tokenizer
@@ -213,7 +214,7 @@ def test_training_data_without_a_fitting_problem_is_refused(grown_run: Path) -> 
     codec = HFCodec(train_tokenizer(["a"], 320))
 
     with pytest.raises(ConfigError, match="no solution of problems has 9 to any number of operations"):
-        build_solution_rows(data, CHAT_CODE, codec, context)
+        build_training_rows(data, CHAT_CODE, codec, context)
 
 
 def test_the_dtype_of_a_run_is_the_one_trained_in(grown_run: Path, tmp_path: Path) -> None:
@@ -250,7 +251,8 @@ def test_fine_tuning_trains_on_no_row_longer_than_the_context(grown_run: Path, t
     data = SolutionData(solutions=("problems",))
     context = build_context(tmp_path, {"problems": problems, "base": tmp_path / "short"})
     lengths = [
-        len(row.token_ids) for row in build_solution_rows(data, load_format(base / "model"), codec, context)
+        len(row.token_ids)
+        for row in build_training_rows(data, load_format(base / "model"), codec, context).rows
     ]
     shutil.copytree(base / "model", tmp_path / "short" / "model")
     settings = read_json(tmp_path / "short" / "model" / "config.json")
@@ -289,7 +291,7 @@ def test_few_shot_prompts_are_shown_to_the_share_that_was_asked_for(grown_run: P
 
     for frac in (0.0, 0.5, 1.0):
         data = SolutionData(solutions=("problems",), few_shot_frac=frac)
-        rows = build_solution_rows(data, prompt_format, codec, context)
+        rows, _ = build_training_rows(data, prompt_format, codec, context)
         share = sum("ssss" in codec.decode(row.token_ids) for row in rows) / len(rows)
         assert share == pytest.approx(frac, abs=0.25 if frac == 0.5 else 0)
 
@@ -368,7 +370,7 @@ def test_rows_for_a_foreign_model_are_its_chat_prompt_and_fenced_steps(
     context = build_context(tmp_path, {"problems": find_stage(grown_run, "problems")})
     data = SolutionData(solutions=("problems",), few_shot_frac=0)
 
-    rows = build_solution_rows(data, CHAT_CODE, codec, context)
+    rows, _ = build_training_rows(data, CHAT_CODE, codec, context)
 
     for row in rows:
         text = codec.decode(row.token_ids)

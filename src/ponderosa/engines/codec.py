@@ -4,6 +4,7 @@ The text of users and models never yields special ids, however it spells them; o
 special tokens that a chat template itself writes.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import GenerationConfig
 
 from ponderosa.errors import ConfigError, DataError
 from ponderosa.formats import PromptFormat
+from ponderosa.identity import content_hash
 from ponderosa.model_directory import load_tokenizer
 from ponderosa.steps import Special
 
@@ -45,6 +47,14 @@ class HFCodec:
         bos_id = tokenizer.bos_token_id
         opening = self._template.encode("", add_special_tokens=True).ids
         self._opening: list[int] = [bos_id] if bos_id is not None and opening[:1] == [bos_id] else []
+
+    def hash_content(self, layout: str) -> str:
+        """Hash of how text becomes ids, whatever files say so: vocabulary, merges, special tokens, and for the chat
+        layout the template. Truncation and padding are a caller's settings."""
+        state = json.loads(self._template.to_str())
+        state = {key: value for key, value in state.items() if key not in ("truncation", "padding")}
+        template = self._tokenizer.chat_template if layout == "chat" else None
+        return content_hash([state, self.eos_id, self._opening, template])
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text. A `Special` gives its one id; a special string inside ordinary text stays text."""

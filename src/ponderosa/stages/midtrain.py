@@ -1,6 +1,6 @@
 """Distillation mid-training (Phi-4-mini-reasoning, arXiv 2504.21233, stage 1): many worked solutions, packed.
 
-    every verified solution becomes a document: question, steps, observations, end of text
+    every verified solution, worked or rolled out, becomes a document: question, steps, observations, end of text
     pack documents into rows; they are masked from each other
     train on what the model writes and, weighted by `question_weight`, on the question; never on observations
 
@@ -12,9 +12,9 @@ from pydantic import Field
 from ponderosa.data.packing import build_batches, pack_rows
 from ponderosa.identity import derive_seed
 from ponderosa.stages.stage import Context, Outcome
+from ponderosa.stages.training_data import build_training_rows
 from ponderosa.stages.training_stage import (
     SolutionTraining,
-    build_solution_rows,
     check_row_length,
     load_learner,
     train_and_save,
@@ -34,7 +34,7 @@ class Config(SolutionTraining):
 def run(config: Config, context: Context) -> Outcome:
     learner = load_learner(config.model, context)
     check_row_length(config.row_length, learner.max_context)
-    rows = build_solution_rows(
+    rows, rejected = build_training_rows(
         config.data,
         learner.prompt_format,
         learner.codec,
@@ -48,5 +48,11 @@ def run(config: Config, context: Context) -> Outcome:
     )
     facts = {"documents": packing.num_documents, "split": packing.num_split, "fill_frac": packing.fill_frac}
     return train_and_save(
-        learner, FixedBatches(batches), config.train, context, facts=facts, kept=sum(map(len, batches))
+        learner,
+        FixedBatches(batches),
+        config.train,
+        context,
+        facts=facts,
+        kept=sum(map(len, batches)),
+        dropped=rejected,
     )

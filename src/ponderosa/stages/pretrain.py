@@ -23,13 +23,8 @@ from ponderosa.records import Row
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.textbook import load_chapters
 from ponderosa.stages.tokenizer import FOLDER
-from ponderosa.stages.training_stage import (
-    Learner,
-    SolutionData,
-    build_solution_rows,
-    check_row_length,
-    train_and_save,
-)
+from ponderosa.stages.training_data import SolutionData, build_training_rows
+from ponderosa.stages.training_stage import Learner, check_row_length, train_and_save
 from ponderosa.steps import Example
 from ponderosa.training.loop import FixedBatches, TrainConfig
 from ponderosa.training.model import ModelConfig, build_model
@@ -50,7 +45,7 @@ class Config(StageConfig):
     few_shot: tuple[Example, ...] = Field(
         (), description="worked examples of the prompt all later stages share"
     )
-    also: SolutionData | None = Field(None, description="worked solutions mixed into the last chapter")
+    also: SolutionData | None = Field(None, description="solutions mixed into the last chapter")
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
@@ -70,8 +65,10 @@ def run(config: Config, context: Context) -> Outcome:
         [build_document_row(pieces, codec) for pieces in chapter]
         for chapter in load_chapters(context.inputs[config.textbook])
     ]
+    rejected: dict[str, int] = {}
     if config.also is not None:
-        chapters[-1] += build_solution_rows(config.also, prompt_format, codec, context)
+        also, rejected = build_training_rows(config.also, prompt_format, codec, context)
+        chapters[-1] += also
     batches = []
     for number, rows in enumerate(chapters):
         seed = derive_seed("pretrain", context.seed, number)
@@ -84,7 +81,13 @@ def run(config: Config, context: Context) -> Outcome:
     learner = Learner(model, tokenizer, prompt_format, codec)
     facts = {"documents": sum(len(rows) for rows in chapters), "vocab_size": codec.vocab_size}
     return train_and_save(
-        learner, FixedBatches(batches), config.train, context, facts=facts, kept=sum(map(len, batches))
+        learner,
+        FixedBatches(batches),
+        config.train,
+        context,
+        facts=facts,
+        kept=sum(map(len, batches)),
+        dropped=rejected,
     )
 
 

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from ponderosa.artifacts import Journal, write_json, write_table
 from ponderosa.data.rollouts import ProblemRollouts
+from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import GREEDY, Sampling
@@ -124,6 +125,7 @@ class Config(ProblemConfig):
 def run(config: Config, context: Context) -> Outcome:
     seed = context.seed if config.seed is None else config.seed
     model_dir = context.inputs[config.model] / MODEL
+    prompt_format = load_format(model_dir)
     problems, dropped = draw_problems(config, context, purpose="rollout", seed=seed)
     engine = load_engine(
         model_dir,
@@ -133,7 +135,7 @@ def run(config: Config, context: Context) -> Outcome:
     )
     search_context = build_context(
         engine,
-        load_format(model_dir),
+        prompt_format,
         seed=derive_seed("rollout", "sampling", seed),
         sampling=config.build_sampling(),
         limits=Limits(max_tokens=config.max_tokens),
@@ -142,7 +144,8 @@ def run(config: Config, context: Context) -> Outcome:
     graded = sample_rollouts(engine, problems, budget, search_context, context)
     save_problems(context.folder / PROBLEMS, problems)
     save_graded(context.folder / ATTEMPTS, context.folder / VERDICTS, graded)
-    write_json(context.folder / POLICY, asdict(describe_policy(model_dir, engine.model_id)))
+    policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
+    write_json(context.folder / POLICY, asdict(policy))
     groups = group_rollouts(problems, graded)
     write_table(context.folder / SOLVE_RATES, [describe_solve_rate(group, budget) for group in groups])
     ledger = Ledger()

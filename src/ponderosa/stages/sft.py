@@ -2,6 +2,7 @@
 
     each row is one problem and its solution, nothing before it and nothing behind it: the model learns to stop
     loss on what the model writes, never on the question or on observations
+    with `rollouts`: what a model solved itself, rejection sampled; greedy ones of an RL policy are re-distillation
     a row longer than the model's context is left out and counted
 
 Writes model/, metrics.jsonl.
@@ -12,9 +13,9 @@ from pydantic import Field
 from ponderosa.data.packing import build_batches
 from ponderosa.identity import derive_seed
 from ponderosa.stages.stage import Context, Outcome
+from ponderosa.stages.training_data import build_training_rows
 from ponderosa.stages.training_stage import (
     SolutionTraining,
-    build_solution_rows,
     leave_out_long,
     load_learner,
     train_and_save,
@@ -32,8 +33,8 @@ class Config(SolutionTraining):
 
 def run(config: Config, context: Context) -> Outcome:
     learner = load_learner(config.model, context)
-    rows = build_solution_rows(config.data, learner.prompt_format, learner.codec, context)
-    rows, dropped = leave_out_long(rows, learner.max_context)
+    rows, rejected = build_training_rows(config.data, learner.prompt_format, learner.codec, context)
+    rows, too_long = leave_out_long(rows, learner.max_context)
     batches = build_batches(
         rows,
         tokens_per_step=config.tokens_per_step,
@@ -48,5 +49,5 @@ def run(config: Config, context: Context) -> Outcome:
         context,
         facts=facts,
         kept=sum(map(len, batches)),
-        dropped=dropped,
+        dropped={**rejected, **too_long},
     )

@@ -11,8 +11,6 @@ from typing import Any
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ponderosa.config import Config
-from ponderosa.data.rows import build_solution_row
 from ponderosa.engines.codec import HFCodec
 from ponderosa.engines.loading import select_device
 from ponderosa.errors import ConfigError, DataError
@@ -20,31 +18,12 @@ from ponderosa.formats import PromptFormat, load_format
 from ponderosa.identity import derive_seed
 from ponderosa.model_directory import get_max_context, load_model, load_tokenizer, save_model
 from ponderosa.records import Row
-from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
-from ponderosa.steps import Segment, render_steps
+from ponderosa.stages.training_data import SolutionData
 from ponderosa.training.loop import BatchSource, TrainConfig, train
 from ponderosa.training.losses import Loss
 
 MODEL = "model"
-
-
-class SolutionData(Config):
-    """Which worked solutions a stage trains on."""
-
-    solutions: tuple[str, ...] = Field(description="solutions stages to read")
-    min_operations: int = Field(1, description="easiest problem to use, where problems have operations")
-    max_operations: int | None = Field(None, description="hardest problem to use")
-    limit: int | None = Field(None, ge=1, description="use this many, drawn at random; unset uses all")
-    few_shot_frac: float = Field(
-        0.15,
-        ge=0,
-        le=1,
-        description="share of prompts with the format's worked examples; the others have none",
-    )
-
-    def needs(self) -> tuple[Need, ...]:
-        return tuple(Need(name, "solutions") for name in self.solutions)
 
 
 class SolutionTraining(StageConfig):
@@ -80,50 +59,6 @@ def load_learner(parent: str, context: Context) -> Learner:
     model = load_model(folder, device=select_device(context.device))
     tokenizer = load_tokenizer(folder)
     return Learner(model, tokenizer, load_format(folder), HFCodec(tokenizer))
-
-
-def build_solution_rows(
-    data: SolutionData,
-    prompt_format: PromptFormat,
-    codec: HFCodec,
-    context: Context,
-    *,
-    question_weight: float = 0.0,
-) -> list[Row]:
-    """One row for each chosen solution, loss on what the model writes."""
-    bare = prompt_format.model_copy(update={"few_shot": ()})
-    chosen: list[tuple[int, str, list[Segment]]] = []
-    for name in data.solutions:
-        for problem, worked in load_solutions(context.inputs[name]):
-            operations = problem.meta.get("operations", data.min_operations)
-            if operations < data.min_operations or operations > (data.max_operations or operations):
-                continue
-            order = derive_seed("choose", context.name, context.seed, problem.id)
-            chosen.append(
-                (order, problem.question, render_solution(worked.steps, worked.prose, prompt_format))
-            )
-    if not chosen:
-        raise ConfigError(
-            f"no solution of {', '.join(data.solutions)} has {data.min_operations} to "
-            f"{data.max_operations or 'any number of'} operations; change min_operations or max_operations"
-        )
-    chosen.sort(key=lambda item: item[0])
-    rows = []
-    for order, question, segments in chosen[: data.limit]:
-        is_shown = order % 10_000 < data.few_shot_frac * 10_000
-        prompt_ids = codec.encode_prompt(prompt_format if is_shown else bare, question)
-        weight = 0.0 if is_shown else question_weight
-        rows.append(
-            build_solution_row(prompt_ids, segments, codec.encode, eos_id=codec.eos_id, prompt_weight=weight)
-        )
-    return rows
-
-
-def render_solution(steps: Sequence[Any], prose: str, prompt_format: PromptFormat) -> list[Segment]:
-    """A worked solution in the kind the format asks for."""
-    if prompt_format.solution == "code":
-        return render_steps(steps, prompt_format.delimiters)
-    return [Segment(f" {prose.strip()}", True)]
 
 
 def check_row_length(row_length: int, max_context: int) -> None:

@@ -1,0 +1,164 @@
+"""Which solutions a stage trains on, and the rows made of them: worked ones, and rollouts of an earlier model.
+
+A worked solution is written in the trained model's format and encoded. A rollout's token ids are taken as they were
+sampled, so it must come from a model of the same tokenizer and prompt format; rejection sampling decides which.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from pydantic import Field, model_validator
+
+from ponderosa.config import Config
+from ponderosa.data.rollouts import RolloutRules, select_rollouts
+from ponderosa.data.rows import build_attempt_row, build_solution_row
+from ponderosa.engines.codec import HFCodec
+from ponderosa.errors import ConfigError
+from ponderosa.formats import PromptFormat
+from ponderosa.identity import derive_seed
+from ponderosa.records import Problem, Row
+from ponderosa.stages.policy import check_same_ids, load_policy
+from ponderosa.stages.rollout import POLICY, load_rollouts
+from ponderosa.stages.solutions import load_solutions
+from ponderosa.stages.stage import Context, Need
+from ponderosa.steps import Segment, render_steps
+from ponderosa.tasks.worked import WorkedSolution
+
+
+class SolutionData(Config):
+    """Which solutions a stage trains on."""
+
+    solutions: tuple[str, ...] = Field((), description="solutions stages to read")
+    rollouts: tuple[str, ...] = Field(
+        (), description="rollout stages to read, of a model with the same tokenizer and prompt format"
+    )
+    select: RolloutRules = RolloutRules()
+    min_operations: int = Field(1, description="easiest problem to use, where problems have operations")
+    max_operations: int | None = Field(None, description="hardest problem to use")
+    limit: int | None = Field(None, ge=1, description="use this many, drawn at random; unset uses all")
+    few_shot_frac: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="share of worked solutions' prompts with the format's worked examples; the others have none",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "SolutionData":
+        if not (self.solutions or self.rollouts):
+            raise ConfigError("there is nothing to train on: give `solutions` or `rollouts`, names of stages")
+        if self.select != RolloutRules() and not self.rollouts:
+            raise ConfigError("`select` chooses among `rollouts`, and none are named")
+        return self
+
+    def needs(self) -> tuple[Need, ...]:
+        return (
+            *(Need(name, "solutions") for name in self.solutions),
+            *(Need(name, "rollouts") for name in self.rollouts),
+        )
+
+    def takes(self, problem: Problem) -> bool:
+        operations = problem.meta.get("operations", self.min_operations)
+        return bool(self.min_operations <= operations <= (self.max_operations or operations))
+
+
+class TrainingRows(NamedTuple):
+    """Rows in an order drawn by seed, and how many rollouts were rejected for each reason."""
+
+    rows: list[Row]
+    dropped: dict[str, int]
+
+
+class _Choice(NamedTuple):
+    """A solution that may be trained on; `order` decides which a limit keeps."""
+
+    order: int
+    build: Callable[[], Row]
+
+
+def build_training_rows(
+    data: SolutionData,
+    prompt_format: PromptFormat,
+    codec: HFCodec,
+    context: Context,
+    *,
+    question_weight: float = 0.0,
+) -> TrainingRows:
+    """One row for each chosen solution, loss on what the model writes.
+
+    Raises ConfigError if there is none, or if rollouts were written by a model of another tokenizer or format.
+    """
+    worked = _list_worked(data, prompt_format, codec, context, question_weight)
+    rollouts, rejected = _list_rollouts(data, prompt_format, codec, context, question_weight)
+    choices = sorted([*worked, *rollouts], key=lambda choice: choice.order)
+    if not choices:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
+        raise ConfigError(
+            f"no solution of {', '.join((*data.solutions, *data.rollouts))} has {data.min_operations} to "
+            f"{data.max_operations or 'any number of'} operations; change min_operations or max_operations"
+            + (f", or roll out more: rejected were {reasons}" if reasons else "")
+        )
+    return TrainingRows([choice.build() for choice in choices[: data.limit]], rejected)
+
+
+def _list_worked(
+    data: SolutionData, prompt_format: PromptFormat, codec: HFCodec, context: Context, question_weight: float
+) -> list[_Choice]:
+    bare = prompt_format.model_copy(update={"few_shot": ()})
+    choices = []
+    for name in data.solutions:
+        for problem, worked in load_solutions(context.inputs[name]):
+            if data.takes(problem):
+                order = derive_seed("choose", context.name, context.seed, problem.id)
+                is_shown = order % 10_000 < data.few_shot_frac * 10_000
+                build = partial(
+                    _build_worked_row,
+                    problem.question,
+                    worked,
+                    prompt_format if is_shown else bare,
+                    codec,
+                    0.0 if is_shown else question_weight,
+                )
+                choices.append(_Choice(order, build))
+    return choices
+
+
+def _build_worked_row(
+    question: str, worked: WorkedSolution, prompt_format: PromptFormat, codec: HFCodec, prompt_weight: float
+) -> Row:
+    return build_solution_row(
+        codec.encode_prompt(prompt_format, question),
+        render_solution(worked.steps, worked.prose, prompt_format),
+        codec.encode,
+        eos_id=codec.eos_id,
+        prompt_weight=prompt_weight,
+    )
+
+
+def render_solution(steps: Sequence[Any], prose: str, prompt_format: PromptFormat) -> list[Segment]:
+    """A worked solution in the kind the format asks for."""
+    if prompt_format.solution == "code":
+        return render_steps(steps, prompt_format.delimiters)
+    return [Segment(f" {prose.strip()}", True)]
+
+
+def _list_rollouts(
+    data: SolutionData, prompt_format: PromptFormat, codec: HFCodec, context: Context, question_weight: float
+) -> tuple[list[_Choice], dict[str, int]]:
+    """The rollouts the rules take, and why others are not. Worked examples in a prompt carry no loss."""
+    prompt_weight = 0.0 if prompt_format.few_shot else question_weight
+    choices = []
+    rejected: Counter[str] = Counter()
+    for name in data.rollouts:
+        policy = load_policy(context.inputs[name] / POLICY)
+        check_same_ids(policy, codec, prompt_format, where=name)
+        groups = [group for group in load_rollouts(context.inputs[name]) if data.takes(group.problem)]
+        selection = select_rollouts(groups, data.select, eos_ids=frozenset(policy.eos_ids), seed=context.seed)
+        for reason, count in selection.count_rejected().items():
+            rejected[f"{name}: {reason}"] += count
+        for attempt in selection.kept:
+            order = derive_seed("choose", context.name, context.seed, attempt.problem_id, attempt.sample)
+            choices.append(_Choice(order, partial(build_attempt_row, attempt, prompt_weight=prompt_weight)))
+    return choices, dict(rejected)
