@@ -7,7 +7,7 @@ neighbouring seeds share all but one of their items) and Python's `hash()` is ne
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,18 @@ def hash_file(path: Path, *, length: int = 16) -> str:
     return digest.hexdigest()[:length]
 
 
-def hash_directory(path: Path, *, length: int = 16) -> str:
-    """Digest of a directory: every file's relative name and bytes, in name order."""
+def hash_whole_file(path: Path) -> str:
+    """The full digest of a file's bytes, 64 characters."""
+    return hash_file(path, length=64)
+
+
+def hash_directory(path: Path, *, hash_one: Callable[[Path], str] = hash_whole_file) -> str:
+    """Digest of a directory: every file's relative name and bytes, in name order.
+
+    hash_one: `hash_whole_file`, or something that knows what it would say.
+    """
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return content_hash(
-        [[str(file.relative_to(path)), hash_file(file, length=64)] for file in files], length=length
-    )
+    return content_hash([[str(file.relative_to(path)), hash_one(file)] for file in files])
 
 
 def derive_seed(purpose: str, *parts: str | int) -> int:

@@ -8,7 +8,7 @@ import torch
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.native import NativeEngine
 from ponderosa.errors import ConfigError
-from ponderosa.identity import hash_directory
+from ponderosa.hash_cache import hash_directory
 from ponderosa.model_directory import get_max_context, load_model
 
 log = logging.getLogger(__name__)

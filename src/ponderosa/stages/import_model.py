@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ponderosa.artifacts import write_json
 from ponderosa.formats import CHAT_CODE, FORMAT_FILE, get_format, load_format
-from ponderosa.identity import hash_directory
+from ponderosa.hash_cache import hash_directory
 from ponderosa.model_directory import check_model_directory
 from ponderosa.stages.stage import Context, Outcome, StageConfig
 
