@@ -9,8 +9,8 @@ import pytest
 from ponderosa.errors import RequestError
 from ponderosa.records import Problem
 from ponderosa.tasks import get_task
-from ponderosa.tasks.custom import load_object
 from ponderosa.tasks.worked import WorkedTask
+from ponderosa.user_code import load_object
 from ponderosa.verify import Grader, get_verifier
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "own_task.md"
