@@ -8,6 +8,7 @@
     └── WorkError (also RuntimeError)    the work failed: exit code 1
         ├── SandboxUnavailable           no tier can run code on this machine
         ├── WorkerLost                   a worker process died twice on our account
+        ├── InvalidReward                a reward raised, or gave no finite number
         └── NonFiniteLoss                training produced NaN or infinity
 
 A `RequestError` says what was seen, what is allowed, and the remedy. What a model writes never raises:
@@ -49,6 +50,10 @@ class SandboxUnavailable(WorkError):
 
 class WorkerLost(WorkError):
     """A worker process was lost, and lost again on a fresh one."""
+
+
+class InvalidReward(WorkError):
+    """A reward raised, or gave something that is no finite number; the message shows the attempt."""
 
 
 class NonFiniteLoss(WorkError):
