@@ -1,6 +1,7 @@
 """Streams of documents: isolation, fused arithmetic, and invariance to how a step is cut up."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,6 +141,17 @@ def test_a_model_is_handed_back_as_it_was() -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_a_model_may_be_lent_again_while_it_is_lent() -> None:
+    model = build_tiny_model()
+    before = [module.forward for module in model.modules()]
+    with fused_layers(model):
+        lent = [module.forward for module in model.modules()]
+        with fused_layers(model):
+            pass
+        assert [module.forward for module in model.modules()] == lent
+    assert [module.forward for module in model.modules()] == before
+
+
 def test_every_token_has_one_place_and_groups_stay_nearly_full() -> None:
     lengths = [90, 3, 50, 88, 49, 48]
     spans = [Span(sum(lengths[:i]), length) for i, length in enumerate(lengths)]
@@ -192,11 +204,14 @@ def test_a_tree_has_the_loss_and_gradient_of_its_branches_written_out(
 
 
 def test_scores_are_the_stock_models_log_probabilities_in_trees_and_alone(model: PreTrainedModel) -> None:
-    tree, documents = draw_tree(3)
+    tree, *documents = (
+        replace(row, columns={"temperatures": (0.7,) * len(row.token_ids)})
+        for row in (draw_tree(3)[0], *draw_tree(3)[1])
+    )
     computer = GradientComputer(model, CrossEntropy(), dtype=torch.float32, microbatch_tokens=50)
     with computer.running():
-        (tree_scores,) = computer.score([tree], temperature=0.7)
-        scores = computer.score(documents, temperature=0.7)
+        (tree_scores,) = computer.score([tree])
+        scores = computer.score(documents)
     for document, document_scores in zip(documents, scores, strict=True):
         token_ids = torch.tensor([document.token_ids])
         with torch.no_grad():

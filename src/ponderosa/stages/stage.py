@@ -92,6 +92,7 @@ STAGES = {
     "midtrain": "a model trained further on packed worked solutions",
     "sft": "a model fine-tuned on unpacked worked solutions, loss on what it writes",
     "rollout": "a model asked many times, every attempt executed, verified and kept",
+    "rl": "a model trained on its own attempts by policy gradients with verifiable rewards",
     "evaluate": "a model measured on suites, with intervals and paired tests",
 }
 
@@ -104,6 +105,7 @@ PRODUCTS = {
     "midtrain": "model",
     "sft": "model",
     "rollout": "rollouts",
+    "rl": "model",
     "evaluate": "evaluation",
 }
 """What a stage of each kind leaves for others."""

@@ -91,11 +91,12 @@ class GradientComputer:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return means
 
-    def score(self, rows: Sequence[Row], *, temperature: float = 1.0) -> list[tuple[float, ...]]:
-        """The log-probability of every token of each row that carries loss (nats; 0 for the others)."""
+    def score(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
+        """The log-probability of every token of each row that carries loss (nats; 0 for the others), at temperature
+        1 or at the rows' own `temperatures`."""
         scores = [np.zeros(len(row.token_ids), dtype=np.float32) for row in rows]
         for microbatch, logprobs_M in self._map(
-            lambda microbatch: (microbatch, self._score(microbatch, temperature)), self._cut(rows)
+            lambda microbatch: (microbatch, self._score(microbatch)), self._cut(rows)
         ):
             for row, token, logprob in zip(*microbatch.places_2M, logprobs_M.tolist(), strict=True):
                 scores[row][token] = logprob
@@ -112,9 +113,10 @@ class GradientComputer:
         return torch.autograd.grad(sums.objective / total, self.parameters), sums
 
     @torch.no_grad()
-    def _score(self, microbatch: Microbatch, temperature: float) -> Tensor:
+    def _score(self, microbatch: Microbatch) -> Tensor:
+        temperatures_M = microbatch.columns_M.get("temperatures", torch.ones_like(microbatch.weights_M))
         logits_MV = self._compute_logits(microbatch)
-        return compute_logprobs(logits_MV, microbatch.targets_M, temperature=temperature).logprobs.cpu()
+        return compute_logprobs(logits_MV, microbatch.targets_M, temperature=temperatures_M).logprobs.cpu()
 
     def _compute_logits(self, microbatch: Microbatch) -> Tensor:
         """Logits at the predicted positions, [M, V]."""

@@ -1,0 +1,230 @@
+"""Reinforcement learning with verifiable rewards (Phi-4-mini-reasoning, arXiv 2504.21233, stage 4; GRPO and its kin).
+
+    for each iteration:  sample groups of attempts from the policy, run, grade and reward them   (policy_rollouts)
+                         advantages against the group, the clipped policy gradient, one or more optimizer steps
+    temperature falls from `start` to `end` over the first `anneal_frac` of the iterations, then stays
+
+Sampling uses no top-p, top-k or min-p, and the trainer divides logits by the temperature that was sampled at, so
+the two agree on every probability up to rounding; `engine_gap` in the metrics is how far they are apart. Engine and
+trainer share one set of weights; cached prefixes are dropped before each drawing.
+
+Writes model/, metrics.jsonl, attempts.parquet, verdicts.parquet.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from ponderosa.artifacts import Journal
+from ponderosa.config import Config as BaseConfig
+from ponderosa.engines.native import NativeEngine
+from ponderosa.errors import ConfigError
+from ponderosa.evaluation.units import parse_graded
+from ponderosa.identity import derive_seed
+from ponderosa.records import Row
+from ponderosa.rewards.recipe import RewardConfig, build_reward_sum, hash_rewards
+from ponderosa.rewards.reward import RewardContext
+from ponderosa.sandbox import Sandbox
+from ponderosa.search.driver import build_context
+from ponderosa.search.solution import Limits
+from ponderosa.stages.attempt_tables import count_costs, save_graded
+from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts, Rebalance, RolloutPlan, use_threads
+from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
+from ponderosa.stages.stage import Context, Need, Outcome
+from ponderosa.stages.training_stage import Learner, load_learner, train_and_save
+from ponderosa.training.gradients import GradientComputer
+from ponderosa.training.loop import TrainConfig, choose_dtype
+from ponderosa.training.losses import CrossEntropy
+from ponderosa.training.optim import OptimizerConfig, ScheduleConfig
+from ponderosa.training.policy_gradient import (
+    PolicyGradientConfig,
+    compute_advantages,
+    compute_token_weights,
+    get_preset,
+)
+from ponderosa.training.policy_loss import PolicyGradient
+from ponderosa.verify import Grader, verdict_for
+
+VERSION = 1
+
+
+class Annealing(BaseConfig):
+    """The sampling temperature over the run."""
+
+    start: float = Field(1.0, gt=0, description="temperature of the first iteration")
+    end: float = Field(0.6, gt=0, description="temperature from `anneal_frac` of the iterations on")
+    anneal_frac: float = Field(
+        0.5, ge=0, le=1, description="share of the iterations spent going there, linearly"
+    )
+
+
+class Rebalancing(BaseConfig):
+    """Hard prompts asked more, every correct attempt kept with as many wrong ones."""
+
+    max_accuracy: float = Field(0.5, gt=0, le=1, description="groups more accurate than this are dropped")
+    max_samples: int = Field(
+        32, ge=1, description="a prompt without a correct attempt is asked until so many"
+    )
+
+
+class Config(ProblemConfig):
+    """Which policy, on which problems, rewarded how, updated how."""
+
+    model: str = Field("dpo", description="stage whose model is the policy to begin with")
+    rewards: tuple[RewardConfig, ...] = Field(
+        (RewardConfig(use="correctness"),), description="the weighted sum that attempts earn"
+    )
+    preset: str = Field("grpo", description="grpo, dr_grpo, dapo, gspo or rloo")
+    policy_gradient: dict[str, Any] = Field(
+        default_factory=dict, description="values of the preset to change, such as kl_weight or clip_high"
+    )
+    iterations: int = Field(60, ge=1, description="drawings of groups")
+    updates: int = Field(1, ge=1, description="optimizer steps that share an iteration's groups")
+    prompts: int = Field(16, ge=1, description="groups of an iteration")
+    samples: int = Field(8, ge=2, description="attempts of a group")
+    temperature: Annealing = Annealing()
+    dynamic_sampling: bool = Field(
+        True,
+        description="drop groups whose attempts all earned the same, and ask other prompts in their place",
+    )
+    max_waves: int = Field(3, ge=1, description="drawings of an iteration when dropped groups are replaced")
+    rebalance: Rebalancing | None = Field(
+        None, description="Phi-4-mini-reasoning's rebalancing; unset leaves it off"
+    )
+    old_logprobs: Literal["engine", "trainer"] = Field(
+        "engine",
+        description="whose log-probabilities the ratio starts from; importance_cap needs the trainer's",
+    )
+    share_prompts: bool = Field(
+        True, description="compute a group's prompt once, its attempts as a tree beside it"
+    )
+    max_tokens: int = Field(256, ge=1, description="most new tokens of an attempt, observations included")
+    num_slots: int = Field(128, ge=1, description="attempts sampled at once")
+    train: TrainConfig = TrainConfig(
+        optimizer=OptimizerConfig(muon_learning_rate=2e-3, learning_rate=2e-4),
+        schedule=ScheduleConfig(name="constant"),
+        dtype="float32",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        loss = self.build_policy_gradient()
+        if loss.importance_cap is not None and self.old_logprobs == "engine":
+            raise ConfigError(
+                "importance_cap corrects the trainer's probabilities for the engine's: set old_logprobs: trainer"
+            )
+        return self
+
+    def build_policy_gradient(self) -> PolicyGradientConfig:
+        return get_preset(self.preset, **self.policy_gradient)
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Need(self.model, "model"), *super().needs())
+
+    def hash_inputs(self, base: Path) -> dict[str, str]:
+        return super().hash_inputs(base) | hash_rewards(self.rewards, base)
+
+
+def run(config: Config, context: Context) -> Outcome:
+    learner = load_learner(config.model, context)
+    loss = config.build_policy_gradient()
+    problems, dropped = draw_problems(config, context, purpose="rl", seed=context.seed)
+    rewards = build_reward_sum(
+        config.rewards, RewardContext(config.max_tokens, learner.prompt_format), context.base
+    )
+    engine = NativeEngine(
+        learner.model,
+        learner.codec,
+        model_id="policy",
+        num_slots=config.num_slots,
+        max_context=learner.max_context,
+    )
+    with (
+        Sandbox(workers=context.workers) as sandbox,
+        Grader(num_workers=context.workers) as grader,
+        Journal(context.folder / "journal.jsonl") as journal,
+    ):
+        environment = Environment(
+            engine=engine,
+            sandbox=sandbox,
+            judge=lambda problem, attempt: verdict_for(problem, attempt, grader),
+            context=build_context(engine, learner.prompt_format, limits=Limits(max_tokens=config.max_tokens)),
+            rewards=rewards,
+            num_threads=torch.get_num_threads(),
+        )
+        source = PolicyRollouts(
+            build_plan(config),
+            problems,
+            environment,
+            journal,
+            compute_advantages=lambda group: compute_advantages(group, loss),
+            compute_token_weights=lambda lengths: compute_token_weights(
+                lengths, loss, max_tokens=config.max_tokens
+            ),
+            complete_rows=ModelColumns(learner, config),
+            seed=derive_seed("rl", context.seed),
+        )
+        outcome = train_and_save(
+            learner, source, config.train, context, loss=PolicyGradient(loss), facts={}, dropped=dropped
+        )
+        graded = [
+            parse_graded(item)
+            for unit in journal.units.values()
+            for group in unit
+            for item in group["graded"]
+        ]
+    save_graded(context.folder / "attempts.parquet", context.folder / "verdicts.parquet", graded)
+    count_costs(outcome.ledger, graded)
+    outcome.kept = len(graded)
+    return outcome
+
+
+def build_plan(config: Config) -> RolloutPlan:
+    """The configuration as the batch source reads it."""
+    balance = config.rebalance
+    return RolloutPlan(
+        temperatures=anneal(config.temperature, config.iterations),
+        updates=config.updates,
+        prompts=config.prompts,
+        samples=config.samples,
+        max_waves=config.max_waves if config.dynamic_sampling or balance else 1,
+        drops_flat_groups=config.dynamic_sampling,
+        rebalance=Rebalance(balance.max_accuracy, balance.max_samples) if balance else None,
+        shares_prompts=config.share_prompts,
+    )
+
+
+def anneal(annealing: Annealing, num_iterations: int) -> tuple[float, ...]:
+    """The temperature of each iteration."""
+    num_falling = annealing.anneal_frac * num_iterations
+    fracs = [min(1.0, number / num_falling) if num_falling else 1.0 for number in range(num_iterations)]
+    return tuple(annealing.start + frac * (annealing.end - annealing.start) for frac in fracs)
+
+
+class ModelColumns:
+    """Completes rows with log-probabilities that take a model to compute: `old_logprobs`, which may be the engine's,
+    and with a KL term `reference_logprobs`, of the policy that the stage began with."""
+
+    def __init__(self, learner: Learner, config: Config) -> None:
+        dtype = choose_dtype(config.train.dtype, learner.model.device)
+        self._num_threads = torch.get_num_threads()
+        self._scorers: dict[str, GradientComputer] = {}
+        if config.old_logprobs == "trainer":
+            self._scorers["old_logprobs"] = GradientComputer(learner.model, CrossEntropy(), dtype=dtype)
+        if config.build_policy_gradient().kl_weight:
+            # Copied before the loop loads a checkpoint into the learner.
+            reference = deepcopy(learner.model).eval()
+            self._scorers["reference_logprobs"] = GradientComputer(reference, CrossEntropy(), dtype=dtype)
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        columns = [{**row.columns, "old_logprobs": row.columns["sampling_logprobs"]} for row in rows]
+        for name, scorer in self._scorers.items():
+            with use_threads(self._num_threads), scorer.running():
+                for row_columns, scores in zip(columns, scorer.score(rows), strict=True):
+                    row_columns[name] = scores
+        return [replace(row, columns=row_columns) for row, row_columns in zip(rows, columns, strict=True)]
