@@ -37,3 +37,11 @@ def compute_train_flops(*, matrix_parameters: int, num_layers: int, width: int, 
     return 3.0 * compute_forward_flops(
         matrix_parameters=matrix_parameters, num_layers=num_layers, width=width, context=context
     )
+
+
+def count_matrix_parameters(model: Any) -> int:
+    """N' of a transformers model: every matrix but the embedding table, which is only looked up, and the output head,
+    tied to it or not."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    inner = (p for p in model.parameters() if p.ndim >= 2 and p is not embedding and p is not head)
+    return sum(int(p.numel()) for p in inner) + int(head.numel())

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -40,7 +41,7 @@ def load_model(
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"the model in {folder} does not load: {error}") from error
     return model.to(device).eval()
 
@@ -53,8 +54,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError) as error:
-        raise DataError(f"the tokenizer in {folder} does not load: {error}") from error
+    except Exception as error:  # tokenizers raises nothing narrower for a broken file
+        raise DataError(f"the tokenizer in {folder} does not load: {error!r}") from error
     return tokenizer
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ponderosa.engines.attention import ATTENTION_NAME, CachePass, KVCache
 from ponderosa.errors import DataError
-from ponderosa.ledger import compute_forward_flops
+from ponderosa.ledger import compute_forward_flops, count_matrix_parameters
 
 PROBE_LENGTH = 6
 
@@ -72,17 +72,6 @@ def profile_model(model: PreTrainedModel, max_context: int) -> ModelProfile:
         context=max_context / 2,
     )
     return ModelProfile(long_rope_after, flops)
-
-
-def count_matrix_parameters(model: PreTrainedModel) -> int:
-    """Weights a token is multiplied by: every matrix but the embedding table, and the output head, tied or not."""
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    matrices: int = sum(
-        parameter.numel()
-        for parameter in model.parameters()
-        if parameter.ndim >= 2 and parameter is not embedding and parameter is not head
-    )
-    return matrices + int(head.numel())
 
 
 def _find_rope_threshold(model: PreTrainedModel, name: str) -> int | None:

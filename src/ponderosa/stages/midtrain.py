@@ -17,9 +17,8 @@ from ponderosa.stages.training_stage import (
     SolutionTraining,
     check_row_length,
     load_learner,
-    train_and_save,
+    train_on_batches,
 )
-from ponderosa.training.loop import FixedBatches
 
 VERSION = 2
 
@@ -47,12 +46,4 @@ def run(config: Config, context: Context) -> Outcome:
         packing.rows, tokens_per_step=config.tokens_per_step, seed=seed, epochs=config.epochs
     )
     facts = {"documents": packing.num_documents, "split": packing.num_split, "fill_frac": packing.fill_frac}
-    return train_and_save(
-        learner,
-        FixedBatches(batches),
-        config.train,
-        context,
-        facts=facts,
-        kept=sum(map(len, batches)),
-        dropped=rejected,
-    )
+    return train_on_batches(learner, batches, config.train, context, facts=facts, dropped=rejected)

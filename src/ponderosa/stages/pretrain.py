@@ -24,9 +24,9 @@ from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.textbook import load_chapters
 from ponderosa.stages.tokenizer import FOLDER
 from ponderosa.stages.training_data import SolutionData, build_training_rows
-from ponderosa.stages.training_stage import Learner, check_row_length, train_and_save
+from ponderosa.stages.training_stage import Learner, check_row_length, train_on_batches
 from ponderosa.steps import Example
-from ponderosa.training.loop import FixedBatches, TrainConfig
+from ponderosa.training.loop import TrainConfig
 from ponderosa.training.model import ModelConfig, build_model
 
 VERSION = 2
@@ -80,15 +80,7 @@ def run(config: Config, context: Context) -> Outcome:
     model.to(select_device(context.device))
     learner = Learner(model, tokenizer, prompt_format, codec)
     facts = {"documents": sum(len(rows) for rows in chapters), "vocab_size": codec.vocab_size}
-    return train_and_save(
-        learner,
-        FixedBatches(batches),
-        config.train,
-        context,
-        facts=facts,
-        kept=sum(map(len, batches)),
-        dropped=rejected,
-    )
+    return train_on_batches(learner, batches, config.train, context, facts=facts, dropped=rejected)
 
 
 def build_document_row(pieces: list[str], codec: HFCodec) -> Row:

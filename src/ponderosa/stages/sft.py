@@ -18,9 +18,8 @@ from ponderosa.stages.training_stage import (
     SolutionTraining,
     leave_out_long,
     load_learner,
-    train_and_save,
+    train_on_batches,
 )
-from ponderosa.training.loop import FixedBatches
 
 VERSION = 2
 
@@ -42,12 +41,6 @@ def run(config: Config, context: Context) -> Outcome:
         epochs=config.epochs,
     )
     facts = {"documents": len(rows)}
-    return train_and_save(
-        learner,
-        FixedBatches(batches),
-        config.train,
-        context,
-        facts=facts,
-        kept=sum(map(len, batches)),
-        dropped={**rejected, **too_long},
+    return train_on_batches(
+        learner, batches, config.train, context, facts=facts, dropped={**rejected, **too_long}
     )

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ponderosa.data.packing import Batch
 from ponderosa.engines.codec import HFCodec
 from ponderosa.engines.loading import select_device
 from ponderosa.errors import ConfigError, DataError
@@ -20,7 +21,7 @@ from ponderosa.model_directory import get_max_context, load_model, load_tokenize
 from ponderosa.records import Row
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_data import SolutionData
-from ponderosa.training.loop import BatchSource, TrainConfig, train
+from ponderosa.training.loop import BatchSource, FixedBatches, TrainConfig, train
 from ponderosa.training.losses import Loss
 
 MODEL = "model"
@@ -83,6 +84,22 @@ def leave_out_long(rows: Sequence[Row], max_context: int) -> tuple[list[Row], di
         )
     num_left_out = len(rows) - len(kept)
     return kept, {"longer_than_context": num_left_out} if num_left_out else {}
+
+
+def train_on_batches(
+    learner: Learner,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    context: Context,
+    *,
+    facts: dict[str, Any],
+    dropped: dict[str, int],
+) -> Outcome:
+    """`train_and_save` over batches of plain rows that are all known beforehand."""
+    assert all(len(row.token_ids) <= learner.max_context for batch in batches for row in batch)
+    source = FixedBatches(batches)
+    kept = sum(map(len, batches))
+    return train_and_save(learner, source, config, context, facts=facts, kept=kept, dropped=dropped)
 
 
 def train_and_save(

@@ -23,7 +23,7 @@ from ponderosa.config import Config
 from ponderosa.data.packing import Batch
 from ponderosa.errors import DataError, NonFiniteLoss
 from ponderosa.identity import content_hash, derive_seed
-from ponderosa.ledger import Ledger, compute_train_flops
+from ponderosa.ledger import Ledger, compute_train_flops, count_matrix_parameters
 from ponderosa.progress import SILENT, Progress, Task, track
 from ponderosa.records import Row
 from ponderosa.training.batching import list_documents
@@ -31,7 +31,6 @@ from ponderosa.training.checkpoints import Position, load_checkpoint, save_check
 from ponderosa.training.gradients import GradientComputer
 from ponderosa.training.losses import CrossEntropy, Loss
 from ponderosa.training.metrics_log import MetricsLog
-from ponderosa.training.model import count_matrix_parameters
 from ponderosa.training.optim import Optimizer, OptimizerConfig, ScheduleConfig, compute_lr_frac
 
 METRICS_FILE = "metrics.jsonl"

@@ -99,16 +99,3 @@ def _scale_residual_outputs(model: PreTrainedModel, num_layers: int) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             parameter.mul_((2 * num_layers) ** -0.5)
-
-
-def count_matrix_parameters(model: PreTrainedModel) -> int:
-    """Weights a token is multiplied by: every matrix but the embedding table, which is only looked up, and the
-    output head, tied or not (N' of `ponderosa.ledger`)."""
-    embedding = model.get_input_embeddings()
-    head = model.get_output_embeddings()
-    num_inner = sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2 and parameter is not embedding.weight and parameter is not head.weight
-    )
-    return int(num_inner + head.weight.numel())
