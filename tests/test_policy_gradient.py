@@ -174,6 +174,7 @@ def test_a_clipped_loss_is_what_a_hand_computes() -> None:
     assert grad_M.tolist() == pytest.approx([0.0, 3.0, -1.5, 0.0, -11.0])
     assert (facts["clipped_high"], facts["clipped_low"], facts["tokens"]) == (1, 1, 5)
     assert facts["ratio"].item() == pytest.approx(5.1)
+    assert not any(total.requires_grad for total in facts.values())
     assert facts["kl_old_k1"].item() == pytest.approx(-sum(map(math.log, ratios)))
     assert facts["kl_old_k3"].item() == pytest.approx(sum(r - 1 - math.log(r) for r in ratios))
 
@@ -200,6 +201,17 @@ def test_on_policy_rloo_is_reinforce_with_a_constant_instead_of_lengths() -> Non
     (grad_M,) = torch.autograd.grad(loss, step.logprobs_M)
     torch.testing.assert_close(grad_M, -step.tokens.advantages / (len(LENGTHS) * MAX_TOKENS))
     assert facts["clipped_low"] == facts["clipped_high"] == facts["kl_old_k3"] == 0
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+@pytest.mark.parametrize("ratio", [0.1, 4.0])
+def test_rloo_does_not_clip(advantage: float, ratio: float) -> None:
+    tokens = PolicyTokens(
+        torch.zeros(1), torch.tensor([advantage]), torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    )
+    loss, facts = compute_policy_loss(torch.tensor([math.log(ratio)]), tokens, PRESETS["rloo"])
+    assert loss.item() == pytest.approx(-ratio * advantage)
+    assert facts["clipped_low"] == facts["clipped_high"] == 0
 
 
 def test_importance_weights_are_cut_at_their_cap_and_leave_the_kl_alone() -> None:

@@ -173,7 +173,9 @@ def _compute(component: Component, attempt: Attempt, verdict: Verdict, context: 
     except OverflowError:  # a whole number beyond every float
         number = math.inf
     if not math.isfinite(component.weight * number):
-        raise _explain(component, attempt, f"gave {_shorten(repr(value))}; a reward must be finite")
+        raise _explain(
+            component, attempt, f"gave {_shorten(repr(value))}; a reward must be finite, its weight included"
+        )
     return number
 
 
