@@ -141,7 +141,14 @@ def run(config: Config, context: Context) -> Outcome:
         limits=Limits(max_tokens=config.max_tokens),
     )
     budget = config.build_budget()
-    graded = sample_rollouts(engine, problems, budget, search_context, context)
+    graded = sample_rollouts(
+        engine,
+        problems,
+        budget,
+        search_context,
+        context,
+        unit_attempts=max(UNIT_ATTEMPTS, 4 * config.num_slots),
+    )
     save_problems(context.folder / PROBLEMS, problems)
     save_graded(context.folder / ATTEMPTS, context.folder / VERDICTS, graded)
     policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
@@ -169,10 +176,13 @@ def sample_rollouts(
     budget: Budget,
     search_context: SearchContext,
     context: Context,
+    *,
+    unit_attempts: int = UNIT_ATTEMPTS,
 ) -> list[GradedAttempt]:
     """Every attempt with its verdict, in problem and sample order, committed in units.
 
-    Verdicts are committed too, since they decided where drawing stopped.
+    Verdicts are committed too, since they decided where drawing stopped. unit_attempts: those in the engine at once,
+    as far as a unit is concerned; a budget that stops draws more of them one after another.
     """
     with (
         Sandbox(workers=context.workers) as sandbox,
@@ -192,8 +202,7 @@ def sample_rollouts(
             solve,
             journal,
             setting=describe_setting([asdict(budget)], search_context),
-            # A problem has one wave in the engine at a time, so a unit that fills the slots is counted in waves.
-            unit_size=max(1, max(UNIT_ATTEMPTS, 4 * engine.num_slots) // budget.wave),
+            unit_size=max(1, unit_attempts // budget.wave),
             label=f"rollout {context.name}",
             progress=context.progress,
         )
