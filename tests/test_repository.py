@@ -92,11 +92,14 @@ def test_every_shipped_recipe_plans_without_data(
     assert set(recipe.headline["models"]) <= {stage.name for stage in stages}
 
 
-def test_the_recipe_in_the_documentation_plans(tmp_path: Path) -> None:
-    (example,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "recipes.md").read_text(), re.S | re.M)
+def test_the_recipe_in_the_documentation_plans_with_every_stage_shown_behind_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    recipe, *more = re.findall(r"^```yaml\n(.*?)^```", text, re.S | re.M)
     path = tmp_path / "recipe.yaml"
-    path.write_text(example)
+    path.write_text(recipe)
     assert len(plan_recipe(load_recipe(path), tmp_path)) == 7
+    path.write_text(recipe + "".join(more))
+    assert len(plan_recipe(load_recipe(path), tmp_path)) == 7 + sum(part.count("use: ") for part in more)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
