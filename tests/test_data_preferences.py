@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ponderosa.data.edit_distance import compute_edit_distance
 from ponderosa.data.margins import summarise_margins
-from ponderosa.data.preferences import PairRules, pair_attempts, select_pairs
+from ponderosa.data.preferences import PairRules, count_attempts, pair_attempts, select_pairs
 from ponderosa.records import Attempt, Cost, Finish, GradedAttempt, Pair, Reason, Verdict
 
 PROMPT = (1, 2, 3)
@@ -173,6 +173,29 @@ def test_enough_pairs_leave_the_rest_as_surplus() -> None:
     assert selection.unused == {"surplus": 2}
 
 
+def test_an_attempt_longer_than_the_context_is_left_out() -> None:
+    group = [build_graded([1, 1]), wrong([1, 2, 3]), wrong([4, 4])]
+    selection = select_pairs(group, PairRules(), seed=0, max_length=len(PROMPT) + 2)
+    assert name_pairs(selection.pairs) == [((1, 1), (4, 4))]
+    assert selection.unused == {"longer_than_context": 1}
+
+
+def test_a_limit_draws_pairs_and_counts_what_it_leaves() -> None:
+    graded = [
+        one for name in "abcdef" for one in (build_graded([1], problem_id=name), wrong([2], problem_id=name))
+    ]
+    drawn = {
+        tuple(pair.problem_id for pair in select_pairs(graded, PairRules(limit=2), seed=seed).pairs)
+        for seed in range(20)
+    }
+    assert len(drawn) > 5
+    assert all(len(names) == 2 and names == tuple(sorted(names)) for names in drawn)
+    selection = select_pairs(graded, PairRules(limit=2), seed=0)
+    assert selection.unused == {"over_limit": 8}
+    assert selection.unpaired == {"over_limit": 4}
+    assert select_pairs(graded, PairRules(limit=6), seed=0).unused == {}
+
+
 REASONS: list[Reason] = ["correct", "wrong_answer", "undecided", "truncated"]
 graded_attempts = st.builds(
     lambda written, observed, reason, problem: build_graded(
@@ -198,6 +221,7 @@ graded_attempts = st.builds(
         rejected=st.sampled_from(["near", "random"]),
         max_length_difference=st.none() | st.floats(0, 1),
         allow_truncated=st.booleans(),
+        limit=st.none() | st.integers(1, 4),
     ),
     order=st.randoms(use_true_random=False),
 )
@@ -211,10 +235,7 @@ def test_selection_accounts_for_every_attempt_whatever_their_order(
     assert Counter(name_pairs(selection.pairs)) == Counter(name_pairs(again.pairs))
     assert (selection.unused, selection.unpaired) == (again.unused, again.unpaired)
 
-    used = {
-        (pair.problem_id, ids) for pair in selection.pairs for ids in (pair.chosen_ids, pair.rejected_ids)
-    }
-    assert len(used) + sum(selection.unused.values()) == len(graded)
+    assert count_attempts(selection.pairs) + sum(selection.unused.values()) == len(graded)
     assert len(set(selection.pairs)) == len(selection.pairs)
     paired = Counter(pair.problem_id for pair in selection.pairs)
     assert all(count <= rules.pairs_per_problem for count in paired.values())

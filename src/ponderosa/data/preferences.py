@@ -24,6 +24,7 @@ class PairRules(Config):
     """Which attempts are set against which."""
 
     pairs_per_problem: int = Field(4, ge=1, description="most pairs of one problem")
+    limit: int | None = Field(None, ge=1, description="use this many pairs, drawn at random; unset uses all")
     rejected: Literal["near", "random"] = Field(
         "near", description="near takes the wrong answers that differ in the fewest tokens; random takes any"
     )
@@ -43,9 +44,9 @@ class PairSelection:
     """Pairs, and what gave none.
 
     unused: attempts in no pair, by reason. Of the attempt itself: error (refused by the engine), undecided (by the
-        grader), empty, truncated, duplicate, contradictory (one text, correct once and wrong once). Of its problem:
-        all_correct, all_wrong, no_counterpart (what could have been one has a reason of its own),
-        no_match_in_length, surplus (there are enough pairs without it).
+        grader), empty, truncated, longer_than_context, duplicate, contradictory (one text, correct once and wrong
+        once). Of its problem: all_correct, all_wrong, no_counterpart (what could have been one has a reason of its
+        own), no_match_in_length, surplus (there are enough pairs without it). Of all: over_limit.
     unpaired: problems without a pair, by the problem's reason.
     """
 
@@ -65,25 +66,61 @@ class _Candidate(NamedTuple):
 _Match = tuple[_Candidate, _Candidate]
 
 
-def select_pairs(graded: Iterable[GradedAttempt], rules: PairRules, *, seed: int) -> PairSelection:
+def select_pairs(
+    graded: Iterable[GradedAttempt], rules: PairRules, *, seed: int, max_length: int | None = None
+) -> PairSelection:
     """The pairs of every problem, problems in the order in which they are first met.
 
-    Attempts at one problem under different prompts are kept apart, as if the problem were several.
+    max_length: of prompt and attempt together, in tokens. Attempts at one problem under different prompts are kept
+    apart, as if the problem were several.
     """
     groups: dict[tuple[str, tuple[int, ...]], list[GradedAttempt]] = {}
     for item in graded:
         groups.setdefault((item.attempt.problem_id, item.attempt.prompt_ids), []).append(item)
-    selections = [pair_attempts(group, rules, seed=seed) for group in groups.values()]
-    return PairSelection(
+    selections = [pair_attempts(group, rules, seed=seed, max_length=max_length) for group in groups.values()]
+    whole = PairSelection(
         pairs=tuple(pair for selection in selections for pair in selection.pairs),
         unused=sum((Counter(selection.unused) for selection in selections), Counter()),
         unpaired=sum((Counter(selection.unpaired) for selection in selections), Counter()),
     )
+    return whole if rules.limit is None else _limit(whole, rules.limit, seed)
 
 
-def pair_attempts(group: Sequence[GradedAttempt], rules: PairRules, *, seed: int) -> PairSelection:
+def count_attempts(pairs: Iterable[Pair]) -> int:
+    """How many attempts the pairs are made of."""
+    return len(
+        {
+            (pair.problem_id, pair.prompt_ids, token_ids)
+            for pair in pairs
+            for token_ids in (pair.chosen_ids, pair.rejected_ids)
+        }
+    )
+
+
+def _limit(selection: PairSelection, limit: int, seed: int) -> PairSelection:
+    """At most so many of the pairs, drawn whatever their order."""
+    if len(selection.pairs) <= limit:
+        return selection
+
+    def order(pair: Pair) -> int:
+        texts = content_hash([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids])
+        return derive_seed("limit pairs", seed, pair.problem_id, texts)
+
+    drawn = set(sorted(selection.pairs, key=order)[:limit])
+    kept = tuple(pair for pair in selection.pairs if pair in drawn)
+    problems_before, problems_after = (
+        len({(pair.problem_id, pair.prompt_ids) for pair in pairs}) for pairs in (selection.pairs, kept)
+    )
+    lost = Counter(over_limit=count_attempts(selection.pairs) - count_attempts(kept))
+    lost_problems = Counter(over_limit=problems_before - problems_after)
+    return PairSelection(kept, Counter(selection.unused) + lost, Counter(selection.unpaired) + lost_problems)
+
+
+def pair_attempts(
+    group: Sequence[GradedAttempt], rules: PairRules, *, seed: int, max_length: int | None = None
+) -> PairSelection:
     """The pairs of one prompt's attempts, in the order in which they were picked."""
-    right, wrong, unused = _screen(group, rules)
+    right, wrong, unused = _screen(group, rules, max_length)
     matches = [match for match in product(right, wrong) if _is_length_matched(match, rules)]
     if not matches:
         reason = "no_match_in_length" if right and wrong else _explain_missing_side(group)
@@ -99,7 +136,7 @@ def pair_attempts(group: Sequence[GradedAttempt], rules: PairRules, *, seed: int
 
 
 def _screen(
-    group: Sequence[GradedAttempt], rules: PairRules
+    group: Sequence[GradedAttempt], rules: PairRules, max_length: int | None
 ) -> tuple[list[_Candidate], list[_Candidate], Counter[str]]:
     """Correct and wrong attempts that may enter a pair, and the others by reason."""
     sides: dict[bool, dict[str, _Candidate]] = {True: {}, False: {}}
@@ -108,7 +145,7 @@ def _screen(
         written = tuple(compress(attempt.token_ids, attempt.sampled))
         candidate = _Candidate(content_hash(written), written, attempt)
         side = sides[verdict.correct]
-        if fault := _find_fault(candidate, verdict, rules):
+        if fault := _find_fault(candidate, verdict, rules, max_length):
             unused[fault] += 1
         elif candidate.key in side:
             unused["duplicate"] += 1
@@ -120,14 +157,19 @@ def _screen(
     return list(sides[True].values()), list(sides[False].values()), unused
 
 
-def _find_fault(candidate: _Candidate, verdict: Verdict, rules: PairRules) -> str | None:
-    finish = candidate.attempt.finish
-    if finish == "error" or verdict.reason == "undecided":
-        return "error" if finish == "error" else "undecided"
+def _find_fault(
+    candidate: _Candidate, verdict: Verdict, rules: PairRules, max_length: int | None
+) -> str | None:
+    """Why an attempt can be in no pair; None if it can."""
+    attempt = candidate.attempt
+    if attempt.finish == "error" or verdict.reason == "undecided":
+        return "error" if attempt.finish == "error" else "undecided"
     if not candidate.written:
         return "empty"
-    is_cut = finish == "length" and (verdict.correct or not rules.allow_truncated)
-    return "truncated" if is_cut else None
+    if attempt.finish == "length" and (verdict.correct or not rules.allow_truncated):
+        return "truncated"
+    length = len(attempt.prompt_ids) + len(attempt.token_ids)
+    return "longer_than_context" if max_length is not None and length > max_length else None
 
 
 def _explain_missing_side(group: Sequence[GradedAttempt]) -> str:
