@@ -92,6 +92,8 @@ STAGES = {
     "midtrain": "a model trained further on packed worked solutions",
     "sft": "a model fine-tuned on unpacked worked solutions, loss on what it writes",
     "rollout": "a model asked many times, every attempt executed, verified and kept",
+    "pairs": "correct rollouts set against wrong ones, scored once by the reference model",
+    "dpo": "a model trained to prefer the better rollout of each pair",
     "rl": "a model trained on its own attempts by policy gradients with verifiable rewards",
     "evaluate": "a model measured on suites, with intervals and paired tests",
 }
@@ -105,6 +107,8 @@ PRODUCTS = {
     "midtrain": "model",
     "sft": "model",
     "rollout": "rollouts",
+    "pairs": "pairs",
+    "dpo": "model",
     "rl": "model",
     "evaluate": "evaluation",
 }

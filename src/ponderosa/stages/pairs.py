@@ -1,0 +1,144 @@
+"""Preference pairs from rollouts, with what the reference model makes of them.
+
+    set correct rollouts of a problem against wrong ones, by `rules`; every other rollout is counted with its reason
+    score both continuations of every pair with the reference, once, by the trainer's own forward pass
+
+The reference is the model that DPO begins with. It is scored here so that training holds one model, not two; the hash
+of its directory goes with the scores, and a `dpo` stage takes no pairs scored by another model.
+
+Writes pairs.parquet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ponderosa.artifacts import Journal, read_json, read_table, write_table
+from ponderosa.data.pair_rows import ScoredPair, build_pair_row, split_scores
+from ponderosa.data.preferences import PairRules, PairSelection, count_attempts, select_pairs
+from ponderosa.errors import ConfigError
+from ponderosa.hash_cache import hash_directory
+from ponderosa.identity import derive_seed
+from ponderosa.ledger import Ledger
+from ponderosa.records import GradedAttempt, Pair, to_record
+from ponderosa.stages.policy import check_same_ids, load_policy
+from ponderosa.stages.rollout import POLICY, load_rollouts
+from ponderosa.stages.scoring import build_scorer, count_scoring, score_rows
+from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
+from ponderosa.stages.training_stage import MODEL, Learner, load_learner
+
+VERSION = 1
+TABLE = "pairs.parquet"
+
+
+class Config(StageConfig):
+    """Which rollouts, paired how, scored by which model."""
+
+    rollouts: tuple[str, ...] = Field(min_length=1, description="rollout stages whose attempts are paired")
+    reference: str = Field(description="stage whose model is the reference: the one that `dpo` will train")
+    rules: PairRules = PairRules()
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the reference's matrix products; the same as in training"
+    )
+    microbatch_tokens: int | None = Field(
+        None, ge=1, description="most tokens scored at a time; unset fits the device"
+    )
+
+    def needs(self) -> tuple[Need, ...]:
+        return (*(Need(name, "rollouts") for name in self.rollouts), Need(self.reference, "model"))
+
+
+def run(config: Config, context: Context) -> Outcome:
+    reference = load_learner(config.reference, context)
+    selection = pair_rollouts(config, context, reference)
+    pairs = selection.pairs
+    rows = [build_pair_row(pair) for pair in pairs]
+    dtype = config.dtype if context.dtype == "auto" else context.dtype
+    scorer = build_scorer(reference.model, dtype, config.microbatch_tokens)
+    with Journal(context.folder / "journal.jsonl") as journal:
+        scores = score_rows(scorer, rows, label="score pairs", progress=context.progress, journal=journal)
+    scored = [split_scores(pair, row_scores) for pair, row_scores in zip(pairs, scores, strict=True)]
+    save_pairs(context.folder, scored)
+    ledger = Ledger()
+    count_scoring(ledger, reference.model, rows)
+    return Outcome(
+        ledger=ledger,
+        kept=count_attempts(pairs),
+        dropped=dict(selection.unused),
+        facts={
+            "reference": hash_directory(context.inputs[config.reference] / MODEL),
+            "dtype": str(scorer.dtype).removeprefix("torch."),
+            "pairs": len(pairs),
+            "problems": len({pair.problem_id for pair in pairs}),
+            "problems_without_pair": dict(selection.unpaired),
+            "mean_length_difference": fmean(one.length_difference for one in scored),
+        },
+    )
+
+
+def pair_rollouts(config: Config, context: Context, reference: Learner) -> PairSelection:
+    """The pairs of all rollouts. Raises ConfigError if there are none, or if their token ids mean something else to
+    the reference."""
+    graded: list[GradedAttempt] = []
+    for name in config.rollouts:
+        policy = load_policy(context.inputs[name] / POLICY)
+        check_same_ids(policy, reference.codec, reference.prompt_format, where=name)
+        graded += [one for group in load_rollouts(context.inputs[name]) for one in group.graded]
+    seed = derive_seed("pairs", context.seed)
+    selection = select_pairs(graded, config.rules, seed=seed, max_length=reference.max_context)
+    if not selection.pairs:
+        raise ConfigError(
+            f"the rollouts of {', '.join(config.rollouts)} give no pair, their problems being {dict(selection.unpaired)}; "
+            "sample more often or at a higher temperature, ask problems of another difficulty, or loosen `rules`"
+        )
+    return selection
+
+
+def save_pairs(folder: Path, scored: Sequence[ScoredPair]) -> None:
+    """Write the table that `load_pairs` reads."""
+    write_table(
+        folder / TABLE,
+        [
+            {
+                **to_record(one.pair),
+                "chosen_logprobs": one.chosen_logprobs,
+                "rejected_logprobs": one.rejected_logprobs,
+            }
+            for one in scored
+        ],
+    )
+
+
+def load_pairs(folder: Path) -> list[ScoredPair]:
+    """The scored pairs of a finished stage."""
+    names = [field.name for field in fields(Pair)]
+    return [
+        ScoredPair(
+            Pair(**{name: _freeze(record[name]) for name in names}),
+            tuple(record["chosen_logprobs"]),
+            tuple(record["rejected_logprobs"]),
+        )
+        for record in read_table(folder / TABLE)
+    ]
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_reference(folder: Path, model_dir: Path, *, pairs: str, model: str) -> str:
+    """The hash of the model that scored a finished stage's pairs. Raises ConfigError if it is not the one in
+    `model_dir`."""
+    reference = read_json(folder / "manifest.json")["facts"]["reference"]
+    start = hash_directory(model_dir)
+    if reference != start:
+        raise ConfigError(
+            f"the pairs of {pairs!r} were scored by model {reference}, but training begins with {start}, the model of "
+            f"{model!r}; DPO measures how far a model moves from the one it began with: give stage {pairs!r} "
+            f"`reference: {model}`"
+        )
+    return start
