@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import mpmath
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ponderosa.evaluation.solve_rates import (
@@ -22,6 +22,7 @@ from ponderosa.evaluation.solve_rates import (
 TARGETS = (None, 1, 2, 3)
 CAP = 6
 rates = st.floats(0.01, 0.99)
+unhurried = settings(deadline=None)
 
 
 def expect(value: Callable[[list[bool]], float], rate: float, target: int | None) -> float:
@@ -43,6 +44,7 @@ def cut_at_target(sequence: Sequence[bool], target: int | None) -> list[bool]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@unhurried
 @given(rate=rates)
 def test_the_unbiased_rate_is_right_on_average_whether_the_target_or_the_cap_ends_it(
     target: int | None, rate: float
@@ -51,6 +53,7 @@ def test_the_unbiased_rate_is_right_on_average_whether_the_target_or_the_cap_end
     assert average == pytest.approx(rate, abs=1e-12)
 
 
+@unhurried
 @given(rate=rates)
 def test_correct_over_trials_is_biased_upwards_when_a_correct_trial_ends_it(rate: float) -> None:
     assert expect(lambda drawn: estimate_solve_rate(drawn, 1).rate, rate, 1) > rate
@@ -58,6 +61,7 @@ def test_correct_over_trials_is_biased_upwards_when_a_correct_trial_ends_it(rate
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@unhurried
 @given(rate=rates, k=st.integers(1, CAP))
 def test_coverage_is_the_chance_of_a_correct_one_among_k_under_every_budget(
     target: int | None, rate: float, k: int
@@ -98,12 +102,14 @@ def test_counts_that_cannot_be_are_refused() -> None:
         compute_posterior(2, 3)
 
 
+@unhurried
 @given(st.floats(1e-6, 1 - 1e-6), st.floats(0.5, 200), st.floats(0.5, 200))
 def test_the_beta_distribution_is_that_of_mpmath(x: float, a: float, b: float) -> None:
     expected = float(mpmath.betainc(a, b, 0, x, regularized=True))
     assert compute_beta_cdf(x, a, b) == pytest.approx(expected, abs=1e-11)
 
 
+@unhurried
 @given(st.floats(0.001, 0.999), st.integers(1, 60), st.integers(1, 60))
 def test_the_beta_distribution_of_whole_parameters_is_a_binomial_tail(x: float, a: int, b: int) -> None:
     n = a + b - 1
@@ -111,6 +117,7 @@ def test_the_beta_distribution_of_whole_parameters_is_a_binomial_tail(x: float, 
     assert compute_beta_cdf(x, a, b) == pytest.approx(tail, abs=1e-12)
 
 
+@unhurried
 @given(st.floats(0.001, 0.999), st.floats(0.5, 50), st.floats(0.5, 50))
 def test_a_quantile_has_its_probability_below_it(probability: float, a: float, b: float) -> None:
     assert compute_beta_cdf(compute_beta_quantile(probability, a, b), a, b) == pytest.approx(
@@ -122,6 +129,7 @@ def test_without_trials_the_posterior_is_the_prior() -> None:
     assert compute_posterior(0, 0, (1.0, 1.0)) == pytest.approx((0.5, 0.025, 0.975))
 
 
+@unhurried
 @given(st.integers(1, 100), st.data())
 def test_the_posterior_of_right_and_wrong_mirror_each_other(num_trials: int, data: st.DataObject) -> None:
     num_correct = data.draw(st.integers(0, num_trials))

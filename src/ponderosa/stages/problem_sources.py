@@ -83,10 +83,12 @@ def draw_problems(config: ProblemConfig, context: Context, *, purpose: str, seed
     for index, source in enumerate(config.sources):
         task = load_task(source, context.base)
         source_seed = derive_seed(purpose, "problems", seed, index)
-        add(
-            draw_distinct(task, source.count, seed=source_seed, split=source.split, options=source.options),
-            source.task,
+        found = draw_distinct(
+            task, source.count, seed=source_seed, split=source.split, options=source.options
         )
+        if source.count and len(found) < source.count:
+            context.progress.say(f"{source.task}: {len(found)} different problems, {source.count} asked for")
+        add(found, source.task)
         if isinstance(task, JsonlTask):
             dropped.update(f"{row.file}: {row.reason}" for row in task.list_quarantined(source.split))
     told = [
