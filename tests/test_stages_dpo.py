@@ -216,6 +216,7 @@ def test_pairs_scored_by_another_model_are_refused_with_the_remedy(
     [
         ({"loss": "kto", "sft_weight": 0.1}, "loss 'kto' makes no use of sft_weight"),
         ({"desirable_weight": 2.0}, "loss 'sigmoid' makes no use of desirable_weight"),
+        ({"train": {"z_loss_weight": 1e-4}}, "z_loss_weight goes with cross-entropy"),
         ({"loss": "ipo"}, "sigmoid"),
         ({"beta": 0}, "beta"),
         ({"label_smoothing": 0.5}, "label_smoothing"),

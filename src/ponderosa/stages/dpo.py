@@ -40,12 +40,12 @@ MARGINS = "margins.json"
 
 
 class DPOOptimizer(OptimizerConfig):
-    """Small steps: the paper's."""
+    """How parameters follow the gradients of pairs."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """muon moves hidden matrices by orthogonalised momentum, and the rest by adamw."""
     learning_rate: float = 5e-7
-    """Peak AdamW step size; a model of a few million parameters wants one a hundred times larger."""
+    """Peak AdamW step size; the paper's, for 3.8 billion parameters."""
 
 
 class DPOTraining(TrainConfig):
@@ -84,6 +84,10 @@ class Config(StageConfig):
         }[self.loss]
         if unused := sorted(others & self.model_fields_set):
             raise ConfigError(f"loss {self.loss!r} makes no use of {', '.join(unused)}; leave it out")
+        if self.train.z_loss_weight:
+            raise ConfigError(
+                "z_loss_weight goes with cross-entropy; pairs are not trained by it: leave it out"
+            )
         return self
 
     def needs(self) -> tuple[Need, ...]:
