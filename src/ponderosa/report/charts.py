@@ -78,13 +78,46 @@ def render_whiskers(
         if is_joined and len(placed) > 1:
             path = _path([(at, y(point.y)) for at, point in placed])
             marks.append(tag("polyline", points=path, class_=f"join s{one.colour}"))
-        marks += [_draw_whisker(at, point, one, categories, y) for at, point in placed]
+        marks += [
+            _draw_whisker(
+                at, point, f"{one.name}, {categories[int(point.x)]}: {_spell(point)}", one.colour, y
+            )
+            for at, point in placed
+        ]
     return _svg(
         title,
         [_y_tick(y(top * share), f"{100 * top * share:g}%") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         [_x_tick(LEFT + slot * (i + 0.5), label) for i, label in enumerate(categories)],
         _x_title(x_title),
         marks,
+    )
+
+
+def render_signed(series: Series, *, x_title: str, title: str) -> Html:
+    """A quantity of either sign against another: dots with their intervals, joined; zero is always in sight."""
+    points = [point for point in series.points if math.isfinite(point.x) and math.isfinite(point.y)]
+    if not points:
+        return tag("p", "No finite points.", class_="missing")
+    ends = [end for point in points for end in (point.y, point.low, point.high, 0.0) if end is not None]
+    left, right = (choose(0.0, *(point.x for point in points)) for choose in (min, max))
+    x = _linear_scale(left, right, LEFT + 8, WIDTH - RIGHT - 8)
+    y = _linear_scale(min(ends), max(ends), HEIGHT - BOTTOM, TOP)
+    return _svg(
+        title,
+        [_y_tick(y(value), f"{value:g}") for value in _nice_ticks(min(ends), max(ends), 4)],
+        [_x_tick(x(value), f"{value:g}") for value in _nice_ticks(left, right, 5)],
+        _x_title(x_title),
+        tag("line", x1=x(0), x2=x(0), y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"),
+        tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(0), y2=y(0), class_="whisker"),
+        tag(
+            "polyline",
+            points=_path([(x(point.x), y(point.y)) for point in points]),
+            class_=f"join s{series.colour}",
+        ),
+        [
+            _draw_whisker(x(point.x), point, f"{series.name}, {point.x:g}: {point.y:.3g}", series.colour, y)
+            for point in points
+        ],
     )
 
 
@@ -109,13 +142,19 @@ def render_legend(series: Sequence[Series]) -> Html:
     return tag("ul", items, class_="legend")
 
 
-def _draw_whisker(at: float, point: Point, one: Series, categories: Sequence[str], y: Scale) -> Html:
-    label = f"{one.name}, {categories[int(point.x)]}: {100 * point.y:.1f}%"
+def _spell(point: Point) -> str:
+    """A fraction and its interval, in percent."""
+    whole = (
+        "" if point.low is None or point.high is None else f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+    )
+    return f"{100 * point.y:.1f}%{whole}"
+
+
+def _draw_whisker(at: float, point: Point, label: str, colour: int, y: Scale) -> Html:
     whisker = None
     if point.low is not None and point.high is not None:
-        label += f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
-        whisker = tag("line", x1=at, x2=at, y1=y(point.low), y2=y(point.high), class_=f"reach s{one.colour}")
-    dot = tag("circle", cx=at, cy=y(point.y), r=3.6, class_=f"dot s{one.colour}")
+        whisker = tag("line", x1=at, x2=at, y1=y(point.low), y2=y(point.high), class_=f"reach s{colour}")
+    dot = tag("circle", cx=at, cy=y(point.y), r=3.6, class_=f"dot s{colour}")
     return tag("g", tag("title", label), whisker, dot)
 
 

@@ -1,0 +1,54 @@
+"""Margins of preference training against length differences: how much of a preference is one for length."""
+
+from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_signed
+from ponderosa.report.html import Html, tag
+from ponderosa.report.numbers import as_number, format_count, format_percent
+from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records
+
+_CURVES = (
+    ("trained", "margin after training"),
+    ("reference", "log-probability difference before"),
+)
+
+
+def render_preferences(run: Run) -> Html | None:
+    """Two figures for each stage that was trained on pairs; None if none was."""
+    trained = [stage for stage in run.stages if stage.margins]
+    figures = [
+        _render_curve(stage, as_record(stage.margins.get(key)), title, rank % NUM_COLOURS)
+        for rank, stage in enumerate(trained)
+        for key, title in _CURVES
+    ]
+    return tag("div", figures, class_="charts") if figures else None
+
+
+def _render_curve(stage: StageFolder, summary: Record, title: str, colour: int) -> Html:
+    points = [point for one in as_records(summary.get("bins")) if (point := _read_point(one)) is not None]
+    chart = render_signed(
+        Series(title, tuple(points), colour),
+        x_title="length difference, chosen less rejected (tokens)",
+        title=f"{title} of {stage.label}, by length difference",
+    )
+    caption = tag("figcaption", tag("b", stage.label), tag("span", title))
+    return tag("figure", caption, chart, _describe(summary))
+
+
+def _read_point(one: Record) -> Point | None:
+    """A bin's mean with its interval, at the middle of its length differences."""
+    names = ("shortest", "longest", "margin")
+    shortest, longest, margin = (as_number(one.get(name)) for name in names)
+    if shortest is None or longest is None or margin is None:
+        return None
+    return Point((shortest + longest) / 2, margin, as_number(one.get("low")), as_number(one.get("high")))
+
+
+def _describe(summary: Record) -> Html:
+    correlation = as_number(summary.get("length_correlation"))
+    mean = as_number(summary.get("margin"))
+    facts = [
+        f"{format_count(summary.get('pairs'))} pairs",
+        f"above 0 in {format_percent(summary.get('accuracy'))}",
+        *([] if mean is None else [f"mean {mean:.3g}"]),
+        *([] if correlation is None else [f"correlation with length {correlation:.2f}".replace("-", "−")]),
+    ]
+    return tag("p", " · ".join(facts), class_="note")
