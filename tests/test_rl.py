@@ -1,7 +1,7 @@
 """Reinforcement learning: what is sampled, what is trained on it, and that a killed run goes on as if it had not been."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 
 from ponderosa.config import parse_config
 from ponderosa.data.groups import Group, build_group_rows, compute_length_spread, rebalance_group
+from ponderosa.data.prompts import PromptRules, select_prompts
+from ponderosa.data.rollouts import ProblemRollouts
 from ponderosa.errors import ConfigError
 from ponderosa.pipeline import run_recipe
-from ponderosa.records import Attempt, Cost, GradedAttempt, Verdict
+from ponderosa.records import Attempt, Cost, GradedAttempt, Problem, Verdict
 from ponderosa.stages import rl
 from ponderosa.stages.policy_rollouts import PolicyRollouts
 from tiny_runs import FAMILY, GROWN, OPTIONS, build_recipe, find_stage
@@ -239,3 +241,24 @@ def test_equal_lengths_have_no_spread() -> None:
     assert compute_length_spread([build_graded(i, True).attempt for i in range(3)]) == 0.0
     lengths = [build_graded(i, True, length).attempt for i, length in enumerate((3, 5))]
     assert compute_length_spread(lengths) == pytest.approx(1 / 3)
+
+
+def build_rollouts(name: str, correct: Sequence[bool], lengths: Sequence[int]) -> ProblemRollouts:
+    graded = tuple(
+        build_graded(i, one, length) for i, (one, length) in enumerate(zip(correct, lengths, strict=True))
+    )
+    return ProblemRollouts(Problem(name, "1", id=name), graded)
+
+
+def test_prompts_are_kept_by_how_often_and_how_evenly_they_were_solved() -> None:
+    rollouts = [
+        build_rollouts("even", (True, False), (4, 5)),
+        build_rollouts("uneven", (True, False), (3, 30)),
+        build_rollouts("easy", (True, True), (4, 4)),
+        build_rollouts("hard", (False, False), (4, 4)),
+    ]
+    problems = [*(one.problem for one in rollouts), Problem("new", "1", id="new")]
+    rules = PromptRules(rollouts="rollouts", min_solve_rate=0.1, max_solve_rate=0.9, max_length_spread=0.5)
+    kept, dropped = select_prompts(problems, rollouts, rules)
+    assert [problem.id for problem in kept] == ["even"]
+    assert dropped == {"uneven_lengths": 1, "too_easy": 1, "too_hard": 1, "not_rolled_out": 1}

@@ -22,11 +22,12 @@ from pydantic import Field, model_validator
 
 from ponderosa.artifacts import Journal
 from ponderosa.config import Config as BaseConfig
+from ponderosa.data.prompts import PromptRules, select_prompts
 from ponderosa.engines.native import NativeEngine
 from ponderosa.errors import ConfigError
 from ponderosa.evaluation.units import parse_graded
 from ponderosa.identity import derive_seed
-from ponderosa.records import Row
+from ponderosa.records import Problem, Row
 from ponderosa.rewards.recipe import RewardConfig, build_reward_sum, hash_rewards
 from ponderosa.rewards.reward import RewardContext
 from ponderosa.sandbox import Sandbox
@@ -34,7 +35,8 @@ from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
 from ponderosa.stages.attempt_tables import count_costs, save_graded
 from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts, Rebalance, RolloutPlan, use_threads
-from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
+from ponderosa.stages.problem_sources import DrawnProblems, ProblemConfig, draw_problems
+from ponderosa.stages.rollout import load_rollouts
 from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.training_stage import Learner, load_learner, train_and_save
 from ponderosa.training.gradients import GradientComputer
@@ -76,8 +78,15 @@ class Config(ProblemConfig):
     """Which policy, on which problems, rewarded how, updated how."""
 
     model: str = Field("dpo", description="stage whose model is the policy to begin with")
+    select: PromptRules | None = Field(
+        None, description="keep the problems that went so in a rollout stage; unset keeps all"
+    )
     rewards: tuple[RewardConfig, ...] = Field(
         (RewardConfig(use="correctness"),), description="the weighted sum that attempts earn"
+    )
+    requires_work: bool = Field(
+        True,
+        description="a right answer must be computed, not just stated; off for tasks with nothing to compute",
     )
     preset: str = Field("grpo", description="grpo, dr_grpo, dapo, gspo or rloo")
     policy_gradient: dict[str, Any] = Field(
@@ -124,7 +133,8 @@ class Config(ProblemConfig):
         return get_preset(self.preset, **self.policy_gradient)
 
     def needs(self) -> tuple[Need, ...]:
-        return (Need(self.model, "model"), *super().needs())
+        selected = (Need(self.select.rollouts, "rollouts"),) if self.select else ()
+        return (Need(self.model, "model"), *selected, *super().needs())
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
         return super().hash_inputs(base) | hash_rewards(self.rewards, base)
@@ -132,11 +142,9 @@ class Config(ProblemConfig):
 
 def run(config: Config, context: Context) -> Outcome:
     learner = load_learner(config.model, context)
-    loss = config.build_policy_gradient()
-    problems, dropped = draw_problems(config, context, purpose="rl", seed=context.seed)
-    rewards = build_reward_sum(
-        config.rewards, RewardContext(config.max_tokens, learner.prompt_format), context.base
-    )
+    problems, dropped = draw_prompts(config, context)
+    reward_context = RewardContext(config.max_tokens, learner.prompt_format, config.requires_work)
+    rewards = build_reward_sum(config.rewards, reward_context, context.base)
     engine = NativeEngine(
         learner.model,
         learner.codec,
@@ -157,20 +165,17 @@ def run(config: Config, context: Context) -> Outcome:
             rewards=rewards,
             num_threads=torch.get_num_threads(),
         )
-        source = PolicyRollouts(
-            build_plan(config),
-            problems,
-            environment,
-            journal,
-            compute_advantages=lambda group: compute_advantages(group, loss),
-            compute_token_weights=lambda lengths: compute_token_weights(
-                lengths, loss, max_tokens=config.max_tokens
-            ),
-            complete_rows=ModelColumns(learner, config),
-            seed=derive_seed("rl", context.seed),
+        source = build_source(
+            config, learner, problems, environment, journal, seed=derive_seed("rl", context.seed)
         )
         outcome = train_and_save(
-            learner, source, config.train, context, loss=PolicyGradient(loss), facts={}, dropped=dropped
+            learner,
+            source,
+            config.train,
+            context,
+            loss=PolicyGradient(config.build_policy_gradient()),
+            facts={},
+            dropped=dropped,
         )
         graded = [
             parse_graded(item)
@@ -182,6 +187,45 @@ def run(config: Config, context: Context) -> Outcome:
     count_costs(outcome.ledger, graded)
     outcome.kept = len(graded)
     return outcome
+
+
+def draw_prompts(config: Config, context: Context) -> DrawnProblems:
+    """The problems to ask. Raises ConfigError if the selection leaves none."""
+    drawn = draw_problems(config, context, purpose="rl", seed=context.seed)
+    if config.select is None:
+        return drawn
+    rollouts = load_rollouts(context.inputs[config.select.rollouts])
+    selection = select_prompts(drawn.problems, rollouts, config.select)
+    if not selection.problems:
+        raise ConfigError(
+            f"no problem passes `select`: {selection.dropped}; widen it, or roll out other problems"
+        )
+    return DrawnProblems(selection.problems, {**drawn.dropped, **selection.dropped})
+
+
+def build_source(
+    config: Config,
+    learner: Learner,
+    problems: Sequence[Problem],
+    environment: Environment,
+    journal: Journal,
+    *,
+    seed: int,
+) -> PolicyRollouts:
+    """The batches of a configuration, sampled from the learner's model as it is trained."""
+    loss = config.build_policy_gradient()
+    return PolicyRollouts(
+        build_plan(config),
+        problems,
+        environment,
+        journal,
+        compute_advantages=lambda rewards: compute_advantages(rewards, loss),
+        compute_token_weights=lambda lengths: compute_token_weights(
+            lengths, loss, max_tokens=config.max_tokens
+        ),
+        complete_rows=ModelColumns(learner, config),
+        seed=seed,
+    )
 
 
 def build_plan(config: Config) -> RolloutPlan:
