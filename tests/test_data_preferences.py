@@ -303,6 +303,7 @@ def test_margins_that_follow_length_show_it() -> None:
     ]
     assert [b["accuracy"] for b in summary["bins"]] == [0.0, 0.0, 0.96, 1.0]
     assert summary["bins"][0]["margin"] == pytest.approx(-0.76)
+    assert summary["bins"][0]["length_difference"] == -38
     assert summary["bins"][0]["low"] < -0.76 < summary["bins"][0]["high"]
 
 

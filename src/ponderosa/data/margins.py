@@ -59,6 +59,7 @@ def _summarise_bin(members: Sequence[_Triple], seed: int) -> dict[str, Any]:
     return {
         "shortest": members[0][0],
         "longest": members[-1][0],
+        "length_difference": fmean(difference for difference, _, _ in members),
         "pairs": len(members),
         "problems": len(means),
         "margin": fmean(means),

@@ -7,7 +7,7 @@ from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records
 
 _CURVES = (
     ("trained", "margin after training"),
-    ("reference", "log-probability difference before"),
+    ("reference", "log-probability difference before (nats)"),
 )
 
 
@@ -34,12 +34,11 @@ def _render_curve(stage: StageFolder, summary: Record, title: str, colour: int) 
 
 
 def _read_point(one: Record) -> Point | None:
-    """A bin's mean with its interval, at the middle of its length differences."""
-    names = ("shortest", "longest", "margin")
-    shortest, longest, margin = (as_number(one.get(name)) for name in names)
-    if shortest is None or longest is None or margin is None:
+    """A bin's mean with its interval, at its mean length difference."""
+    difference, margin = as_number(one.get("length_difference")), as_number(one.get("margin"))
+    if difference is None or margin is None:
         return None
-    return Point((shortest + longest) / 2, margin, as_number(one.get("low")), as_number(one.get("high")))
+    return Point(difference, margin, as_number(one.get("low")), as_number(one.get("high")))
 
 
 def _describe(summary: Record) -> Html:
