@@ -5,6 +5,7 @@
 Each round times the peer and then each way of using the sandbox, so that a busy machine slows both; the figures
 are medians over rounds. The peer runs with as many processes at once as the sandbox has workers, and does less:
 it has no limits and no confinement, only a namespace of its own. Every step of ours is checked for its output.
+The last row sets two ways of ours beside one another: restoring a prefix's state, and running the prefix again.
 """
 
 import argparse
@@ -74,6 +75,27 @@ def measure_search(sandbox: Sandbox, num_steps: int) -> float:
     return len(requests) / seconds
 
 
+def measure_restored(sandbox: Sandbox, num_steps: int) -> float:
+    """Steps per second when each continues a prefix of several steps whose state was kept."""
+    prefix = (STEP.format(number=1),) * STEPS_PER_SOLUTION
+    sandbox.execute_many([(prefix, "print(tom)")])
+    began = perf_counter()
+    results = sandbox.execute_many([(prefix, f"print(tom * {number})") for number in range(num_steps)])
+    seconds = perf_counter() - began
+    assert [result.output for result in results] == [f"{5 * number}\n" for number in range(num_steps)]
+    return num_steps / seconds
+
+
+def measure_replayed(sandbox: Sandbox, num_steps: int) -> float:
+    """The same steps per second when the prefix is run again for each."""
+    prefix = [STEP.format(number=1)] * STEPS_PER_SOLUTION
+    began = perf_counter()
+    results = sandbox.run_many([[*prefix, f"print(tom * {number})"] for number in range(num_steps)])
+    seconds = perf_counter() - began
+    assert [steps[-1].output for steps in results] == [f"{5 * number}\n" for number in range(num_steps)]
+    return num_steps / seconds
+
+
 MEASURES: dict[str, Callable[[Sandbox, int], float]] = {
     "fresh step": measure_fresh,
     f"{STEPS_PER_SOLUTION}-step solution": measure_solutions,
@@ -95,8 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sandboxes = {tier: Sandbox(tiers=(tier,), workers=options.workers) for tier in tiers}
     for tier, sandbox in sandboxes.items():
         measure_fresh(sandbox, NUM_STEPS[tier] // 10)  # start every worker
+    restored: list[float] = []
+    replayed: list[float] = []
     for _ in range(options.rounds):
         peers.append(measure_peer(options.workers))
+        restored.append(measure_restored(sandboxes["monty"], NUM_STEPS["monty"]))
+        replayed.append(measure_replayed(sandboxes["monty"], NUM_STEPS["monty"]))
         for tier, sandbox in sandboxes.items():
             for name, measure in MEASURES.items():
                 ours[f"{tier}, {name}"].append(measure(sandbox, NUM_STEPS[tier]))
@@ -117,6 +143,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         print(f"{name}, {row['ours']:.0f}, {row['theirs']:.1f}, {ratio:.0f}x")
         rows.append(row)
+    rows.append(
+        {
+            "work": f"a step after {STEPS_PER_SOLUTION}: the kept state restored",
+            "peer": "the prefix run again",
+            "unit": "steps/s",
+            "ours": statistics.median(restored),
+            "theirs": statistics.median(replayed),
+            "ratio": statistics.median(a / b for a, b in zip(restored, replayed, strict=True)),
+            "target": None,
+        }
+    )
+    print(f"{rows[-1]['work']}: {rows[-1]['ratio']:.1f} times {rows[-1]['peer']}")
     if options.json:
         settings = {"workers": options.workers, "rounds": options.rounds}
         options.json.write_text(
