@@ -172,12 +172,14 @@ def bootstrap_seeds_and_problems(
     if values.ndim != 2 or not values.size:
         raise ValueError(f"values_SP has shape {values.shape}; allowed: one row a seed, one column a problem")
     num_seeds, num_problems = values.shape
+    # As above: problems on which every seed has the same values are drawn as one.
+    distinct, counts = np.unique(values, axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     means: list[Floats] = []
     for size in _chunk_sizes(resamples):
         seed_counts = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
-        problem_counts = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=size)
-        means.append(np.sum((seed_counts @ values) * problem_counts, axis=1) / values.size)
+        problem_counts = rng.multinomial(num_problems, counts / num_problems, size=size)
+        means.append(np.sum((seed_counts @ distinct) * problem_counts, axis=1) / values.size)
     return _percentiles(np.concatenate(means), confidence)
 
 
@@ -277,3 +279,18 @@ def _chunk_sizes(resamples: int) -> list[int]:
 def _percentiles(means: Floats, confidence: float) -> Interval:
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
+
+
+def adjust_bh(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's step-up correction: p-values to compare with a false-discovery rate, in the order given.
+
+    Sorted ascending, p'(i) = min over j >= i of m p(j) / j, capped at 1: of those at or below q, an expected share of
+    at most q are false. Holds for independent tests. Source: Benjamini and Hochberg 1995.
+    """
+    adjusted = [0.0] * len(p_values)
+    running = 1.0
+    ranked = sorted(range(len(p_values)), key=lambda i: p_values[i], reverse=True)
+    for num_later, index in enumerate(ranked):
+        running = min(running, len(p_values) * p_values[index] / (len(p_values) - num_later))
+        adjusted[index] = running
+    return adjusted

@@ -105,18 +105,13 @@ def _copy_tokens(draft: Draft, attempt: Attempt, num_tokens: int) -> Draft:
 def split_closed(notation: Notation, draft: Draft) -> tuple[str, str] | None:
     """The open step's text and what stands behind its end, if its last token closed it."""
     last = draft.token_ids[-1]
-    text = read_open(notation, draft)
     if last in find_step_ends(notation):
-        return text, ""
+        return read_open(notation, draft), ""
     end_of_step = notation.prompt_format.delimiters.end_of_step
-    if (
-        last in notation.codec.eos_ids
-        or end_of_step not in find_stops(notation)[1]
-        or end_of_step not in text
-    ):
+    if last in notation.codec.eos_ids or end_of_step not in find_stops(notation)[1]:
         return None
-    text, _, rest = text.partition(end_of_step)
-    return text, rest
+    text, closed, rest = read_open(notation, draft).partition(end_of_step)
+    return (text, rest) if closed else None
 
 
 def close_step(notation: Notation, draft: Draft, step: Step) -> Draft:
