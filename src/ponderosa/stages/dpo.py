@@ -25,11 +25,10 @@ from ponderosa.identity import derive_seed
 from ponderosa.progress import Progress
 from ponderosa.records import Row
 from ponderosa.stages.pairs import check_reference, load_pairs
-from ponderosa.stages.policy_rollouts import use_threads
 from ponderosa.stages.scoring import Scores, build_scorer, count_scoring, score_rows
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL, load_learner, train_and_save
-from ponderosa.training.gradients import GradientComputer
+from ponderosa.training.gradients import GradientComputer, use_threads
 from ponderosa.training.kl_baseline import BaselinedBatches, Mismatched
 from ponderosa.training.loop import BatchSource, FixedBatches, TrainConfig
 from ponderosa.training.optim import OptimizerConfig

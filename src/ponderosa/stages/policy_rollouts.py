@@ -9,14 +9,11 @@ An iteration is one unit of committed work: after a kill its attempts are read b
 weights, and the curve goes on as if nothing had happened.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 from typing import Any
-
-import torch
 
 from ponderosa.artifacts import Journal
 from ponderosa.data.groups import Group, build_group_rows, count_sampled, rebalance_group
@@ -30,6 +27,7 @@ from ponderosa.search.budgets import Budget
 from ponderosa.search.driver import StepRunner, run_unit
 from ponderosa.search.requests import Judge
 from ponderosa.search.solution import SearchContext
+from ponderosa.training.gradients import use_threads
 
 Advantages = Callable[[Sequence[float]], Sequence[float]]
 """Rewards of a group to the advantages of its attempts."""
@@ -223,14 +221,3 @@ class PolicyRollouts:
 
 def _name_unit(number: int) -> str:
     return f"iteration {number}"
-
-
-@contextmanager
-def use_threads(num_threads: int) -> Iterator[None]:
-    """Let operations use this many threads for the length of a block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -34,12 +34,12 @@ from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
 from ponderosa.stages.attempt_tables import count_costs, save_graded
-from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts, Rebalance, RolloutPlan, use_threads
+from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts, Rebalance, RolloutPlan
 from ponderosa.stages.problem_sources import DrawnProblems, ProblemConfig, draw_problems
 from ponderosa.stages.rollout import load_rollouts
 from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.training_stage import Learner, load_learner, train_and_save
-from ponderosa.training.gradients import GradientComputer
+from ponderosa.training.gradients import GradientComputer, use_threads
 from ponderosa.training.loop import TrainConfig, choose_dtype
 from ponderosa.training.losses import CrossEntropy
 from ponderosa.training.optim import OptimizerConfig, ScheduleConfig

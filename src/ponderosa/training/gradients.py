@@ -143,3 +143,14 @@ class GradientComputer:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+@contextmanager
+def use_threads(num_threads: int) -> Iterator[None]:
+    """Let operations use this many threads for the length of a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
