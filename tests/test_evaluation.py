@@ -11,7 +11,6 @@ from ponderosa.evaluation.summary import (
     correct_family,
     count_reasons,
     summarise,
-    summarise_seeds,
 )
 from ponderosa.identity import canonical_json
 from ponderosa.metrics import compute_mcnemar_p, compute_sign_flip_p, compute_wilson_interval
@@ -143,22 +142,6 @@ def test_rows_do_not_depend_on_the_order_attempts_arrive_in() -> None:
     problems = make_problems(6)
     graded = grade(problems, ["rrwx", "wwww", "r---", "rrrr", "xxwr", "rwrw"])
     assert summarise(CONTEXT, problems, graded) == summarise(CONTEXT, problems, graded[::-1])
-
-
-def test_several_training_seeds_are_each_shown_and_then_resampled_together() -> None:
-    problems = make_problems(30)
-    runs = [grade(problems, "r" * right + "w" * (30 - right)) for right in (6, 15, 24)]
-    contexts = [
-        RowContext("sft", "sft", f"m{s}", "toy", "hash", "greedy", seed=s, stage_s=5.0) for s in (1, 2, 3)
-    ]
-    rows = [row for row in summarise_seeds(contexts, problems, runs) if row["metric"] == "pass@1"]
-    assert [row["seed"] for row in rows] == [1, 2, 3, None]
-    joint = rows[-1]
-    assert joint["seeds"] == [1, 2, 3]
-    assert joint["value"] == pytest.approx(0.5)
-    assert (joint["n"], joint["stage_s"], joint["generated_tokens"]) == (30, 15.0, 900)
-    single = rows[1]
-    assert joint["high"] - joint["low"] > 1.3 * (single["high"] - single["low"])
 
 
 def test_comparing_two_models_is_the_exact_test_on_the_problems_they_disagree_on() -> None:

@@ -111,16 +111,19 @@ def run(
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
     from ponderosa.pipeline import RunOptions, explain_stage, run_recipe
-    from ponderosa.planning import find_base, find_recipe, load_recipe, plan_recipe
+    from ponderosa.planning import find_base, find_recipe, label_stages, load_recipe, plan_runs
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, assignments or [])
     base = find_base(path)
     out = out or Path("runs") / loaded.name
     if dry_run:
-        for stage in plan_recipe(loaded, base):
+        stages = plan_runs(loaded, base)
+        names = label_stages(stages)
+        width = max(24, *map(len, names))
+        for stage, name in zip(stages, names, strict=True):
             state = "finished" if (out / "stages" / stage.folder_name / "DONE").exists() else "to do"
-            print(f"{stage.name:24} {stage.kind:14} {state:9} {stage.folder_name}")
+            print(f"{name:{width}} {stage.kind:14} {state:9} {stage.folder_name}")
             log.debug(explain_stage(stage, out))
         return
     options = RunOptions(device=device, dtype=dtype, workers=workers, progress=build_progress(quiet=quiet))

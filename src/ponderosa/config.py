@@ -54,11 +54,7 @@ def _copy(value: Any) -> Any:
 
 
 def set_path(values: dict[str, Any], assignment: str) -> None:
-    """Apply one `--set a.b=value` in place; the value is read as YAML.
-
-    A list of named mappings (a recipe's stages) is addressed by name: `stages.sft.epochs=2`; any other list by
-    place, from 0: `stages.problems.sources.0.count=500`.
-    """
+    """Apply one `--set a.b=value` in place; the value is read as YAML."""
     path, equals, text = assignment.partition("=")
     if not equals:
         raise ConfigError(f"--set {assignment!r}: write path=value, for example --set seed=1")
@@ -66,16 +62,25 @@ def set_path(values: dict[str, Any], assignment: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from None
+    set_value(values, path, value, where=f"--set {assignment!r}")
+
+
+def set_value(values: dict[str, Any], path: str, value: Any, *, where: str) -> None:
+    """Put a value at `a.b` in place.
+
+    A list of named mappings (a recipe's stages) is addressed by name: `stages.sft.epochs`; any other list by
+    place, from 0: `stages.problems.sources.0.count`. where: what an error calls the assignment.
+    """
     node: Any = values
     *parents, last = path.split(".")
     for key in parents:
-        node = _descend(node, key, assignment)
+        node = _descend(node, key, where)
     if not isinstance(node, dict):
-        raise ConfigError(f"--set {assignment!r}: {'.'.join(parents)} holds no keys")
+        raise ConfigError(f"{where}: {'.'.join(parents)} holds no keys")
     node[last] = value
 
 
-def _descend(node: Any, key: str, assignment: str) -> Any:
+def _descend(node: Any, key: str, where: str) -> Any:
     if isinstance(node, list):
         named = {item["name"]: item for item in node if isinstance(item, dict) and "name" in item}
         if key in named:
@@ -83,11 +88,11 @@ def _descend(node: Any, key: str, assignment: str) -> Any:
         if not named and key.isdigit() and int(key) < len(node):
             return node[int(key)]
         if not named:
-            raise ConfigError(f"--set {assignment!r}: {key!r} is no place in a list of {len(node)}")
-        raise ConfigError(f"--set {assignment!r}: nothing is named {key!r}{suggest(key, named)}")
+            raise ConfigError(f"{where}: {key!r} is no place in a list of {len(node)}")
+        raise ConfigError(f"{where}: nothing is named {key!r}{suggest(key, named)}")
     if isinstance(node, dict):
         return node.setdefault(key, {})
-    raise ConfigError(f"--set {assignment!r}: {key!r} is inside a plain value")
+    raise ConfigError(f"{where}: {key!r} is inside a plain value")
 
 
 def suggest(seen: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
@@ -101,6 +106,8 @@ def suggest(seen: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
 def _explain(model: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     path = ".".join(location)
+    if not location and problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
     if problem["type"] == "extra_forbidden":
         owner = _model_at(model, location[:-1])
         return f"unknown key {path!r}" + (suggest(location[-1], owner.model_fields) if owner else "")

@@ -149,14 +149,8 @@ def bootstrap_problems(
         raise ValueError(
             f"values_P has shape {values.shape}; allowed: one value for each of at least one problem"
         )
-    # Resampled means depend only on how often each distinct value is drawn, which is far fewer numbers than P.
-    distinct, counts = np.unique(values, return_counts=True)
-    rng = np.random.default_rng(seed)
-    means = [
-        rng.multinomial(values.size, counts / values.size, size=size) @ distinct / values.size
-        for size in _chunk_sizes(resamples)
-    ]
-    return _percentiles(np.concatenate(means), confidence)
+    means = _resample_means(values, resamples, np.random.default_rng(seed))
+    return _percentiles(means, confidence)
 
 
 def bootstrap_seeds_and_problems(
@@ -171,16 +165,27 @@ def bootstrap_seeds_and_problems(
     values = np.asarray(values_SP, dtype=np.float64)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"values_SP has shape {values.shape}; allowed: one row a seed, one column a problem")
-    num_seeds, num_problems = values.shape
-    # As above: problems on which every seed has the same values are drawn as one.
-    distinct, counts = np.unique(values, axis=1, return_counts=True)
+    num_seeds = len(values)
     rng = np.random.default_rng(seed)
-    means: list[Floats] = []
-    for size in _chunk_sizes(resamples):
-        seed_counts = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
-        problem_counts = rng.multinomial(num_problems, counts / num_problems, size=size)
-        means.append(np.sum((seed_counts @ distinct) * problem_counts, axis=1) / values.size)
+    drawn = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
+    # Once its seeds are drawn, a resample is one by problem of the mean over those seeds.
+    weights, times = np.unique(drawn, axis=0, return_counts=True)
+    means = [
+        _resample_means(weight @ values / num_seeds, int(count), rng)
+        for weight, count in zip(weights, times, strict=True)
+    ]
     return _percentiles(np.concatenate(means), confidence)
+
+
+def _resample_means(values_P: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+    """Means of resamples with replacement. They depend only on how often each distinct value is drawn, which is far
+    fewer numbers than P."""
+    distinct, counts = np.unique(values_P, return_counts=True)
+    means = [
+        rng.multinomial(values_P.size, counts / values_P.size, size=size) @ distinct / values_P.size
+        for size in _chunk_sizes(resamples)
+    ]
+    return np.concatenate(means)
 
 
 # Paired tests ---------------------------------------------------------------------------------------------

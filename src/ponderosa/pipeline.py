@@ -7,19 +7,20 @@ continues.
 import logging
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ponderosa.artifacts import lock_folder, read_json, spent_seconds, write_json, write_text
+from ponderosa.artifacts import lock_folder, spent_seconds, write_json, write_text
 from ponderosa.config import suggest
 from ponderosa.errors import ConfigError
-from ponderosa.planning import PlannedStage, Recipe, name_by_content, plan_recipe
+from ponderosa.planning import PlannedStage, Recipe, label_stages, name_by_content, plan_runs
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
 from ponderosa.stages.stage import UNFINISHED, Context, Outcome
+from ponderosa.summary import compute_joint, write_summary
 
 log = logging.getLogger(__name__)
 
@@ -51,30 +52,28 @@ class RunOptions:
 
 
 def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Path:
-    """Run every unfinished stage of a recipe in `out`; the path of its summary.
+    """Run every unfinished stage of a recipe in `out`, for every seed and arm; the path of its summary.
 
     Raises RunLocked if another process is running in the same folder, ConfigError for an unknown device.
     """
     from ponderosa.engines.loading import select_device
 
-    stages = plan_recipe(recipe, base)
+    stages = plan_runs(recipe, base)
     options = replace(options, device=select_device(options.device))
     with lock_folder(out):
         write_json(out / "recipe.json", describe_recipe(recipe, stages))
-        folders: dict[str, Path] = {}
-        for number, stage in enumerate(stages, 1):
+        for number, (stage, name) in enumerate(zip(stages, label_stages(stages), strict=True), 1):
             folder = out / "stages" / stage.folder_name
-            folders[stage.name] = folder
-            label = f"[{number}/{len(stages)}] {stage.name}"
+            label = f"[{number}/{len(stages)}] {name}"
             log.debug(explain_stage(stage, out))
             if (folder / "DONE").exists():
                 options.progress.say(f"{label}: finished earlier")
                 _remove(folder, UNFINISHED)
                 continue
             options.progress.say(f"{label} ({stage.kind})")
-            _run_stage(stage, folder, folders, recipe, base, options)
-            write_summary(out, stages)
-        return write_summary(out, stages)
+            _run_stage(stage, folder, base, options)
+            write_summary(out, recipe, stages)
+        return write_summary(out, recipe, stages, compute_joint(out, recipe, base, stages))
 
 
 def explain_stage(stage: PlannedStage, out: Path) -> str:
@@ -98,14 +97,7 @@ def explain_stage(stage: PlannedStage, out: Path) -> str:
     return f"{stage.name}: key {stage.key}, version {stage.module.VERSION}, reads {reads}; {state}"
 
 
-def _run_stage(
-    stage: PlannedStage,
-    folder: Path,
-    folders: Mapping[str, Path],
-    recipe: Recipe,
-    base: Path,
-    options: RunOptions,
-) -> None:
+def _run_stage(stage: PlannedStage, folder: Path, base: Path, options: RunOptions) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _remove(folder, ("**/.*.tmp",))
     config = name_by_content(stage.config.model_dump(mode="json"), _list_file_names(stage))
@@ -113,9 +105,9 @@ def _run_stage(
     context = Context(
         name=stage.name,
         folder=folder,
-        inputs={need: folders[need] for need in stage.needs},
+        inputs={need: folder.parent / name for need, name in stage.inputs.items()},
         base=base,
-        seed=recipe.seed,
+        seed=stage.seed,
         device=options.device,
         dtype=options.dtype,
         workers=options.workers,
@@ -124,7 +116,7 @@ def _run_stage(
     with spent_seconds(folder / "seconds.json") as read_seconds:
         outcome = stage.module.run(stage.config, context)
         outcome.ledger.seconds = read_seconds()
-    write_json(folder / "manifest.json", build_manifest(stage, context, outcome, folders))
+    write_json(folder / "manifest.json", build_manifest(stage, context, outcome))
     write_text(folder / "DONE", "")
     _remove(folder, UNFINISHED)
 
@@ -149,14 +141,13 @@ def describe_recipe(recipe: Recipe, stages: Sequence[PlannedStage]) -> dict[str,
     imported = [entry["path"] for entry in recipe.stages if isinstance(entry.get("path"), str)]
     for path in (*imported, *([recipe.base] if recipe.base else [])):
         names[path] = Path(path).name
-    described = name_by_content(recipe.model_dump(mode="json"), names)
+    unused = {"seed" if recipe.seeds else "seeds", *(() if recipe.sweep else ("sweep",))}
+    described = name_by_content(recipe.model_dump(mode="json", exclude=unused), names)
     assert isinstance(described, dict)
     return described
 
 
-def build_manifest(
-    stage: PlannedStage, context: Context, outcome: Outcome, folders: Mapping[str, Path]
-) -> dict[str, Any]:
+def build_manifest(stage: PlannedStage, context: Context, outcome: Outcome) -> dict[str, Any]:
     """What a finished stage was made from, with, and at what cost. No host names, no absolute paths."""
     return {
         "schema": SCHEMA,
@@ -164,7 +155,7 @@ def build_manifest(
         "kind": stage.kind,
         "key": stage.key,
         "stage_version": stage.module.VERSION,
-        "inputs": {need: folders[need].name for need in stage.needs},
+        "inputs": dict(stage.inputs),
         "external": {_list_file_names(stage).get(name, name): hash for name, hash in stage.external.items()},
         "seed": context.seed,
         "versions": {package: version(package) for package in PACKAGES},
@@ -196,20 +187,3 @@ def _read_processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def write_summary(out: Path, stages: Sequence[PlannedStage]) -> Path:
-    """Collect the rows and paired tests of every finished evaluation into `summary.json`."""
-    rows: list[dict[str, Any]] = []
-    tests: list[dict[str, Any]] = []
-    for stage in stages:
-        folder = out / "stages" / stage.folder_name
-        if stage.kind != "evaluate" or not (folder / "DONE").exists():
-            continue
-        rows += [{**row, "run": out.resolve().name} for row in read_json(folder / "rows.json")["rows"]]
-        tests += read_json(folder / "tests.json")
-    path = out / "summary.json"
-    write_json(
-        path, {"schema": SCHEMA, "rows": rows, "tests": tests, "stages": [s.folder_name for s in stages]}
-    )
-    return path

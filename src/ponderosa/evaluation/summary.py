@@ -19,27 +19,18 @@ from ponderosa.metrics import (
     Interval,
     adjust_holm,
     bootstrap_problems,
-    bootstrap_seeds_and_problems,
     compute_majority_at_k,
     compute_mcnemar_p,
     compute_pass_at_k,
     compute_sign_flip_p,
     compute_wilson_interval,
 )
-from ponderosa.records import Attempt, Problem, Verdict
+from ponderosa.records import Cost, GradedAttempt, Problem
 
 RESULTS_SCHEMA = 1
 ALL = "all"
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class GradedAttempt:
-    """An attempt and what the grader said of it."""
-
-    attempt: Attempt
-    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,47 +93,16 @@ def summarise(
     rows: list[Row] = []
     for slice_name, ids in name_slices(problems, slice_keys).items():
         members = [groups[name] for name in ids]
+        costs = [item.attempt.cost for group in members for item in group]
         for metric, compute in list_metrics(num_samples).items():
             values = [compute(group) for group in members]
             seed = derive_seed("interval", context.seed, context.suite_hash, slice_name, metric)
-            interval = compute_interval(values, is_frac=metric not in _UNBOUNDED, seed=seed)
-            rows.append(_build_row(context, slice_name, metric, values, interval, members))
+            interval = compute_interval(values, is_frac=metric not in UNBOUNDED, seed=seed)
+            rows.append(build_row(context, slice_name, metric, values, interval, costs, num_samples))
     return rows
 
 
-def summarise_seeds(
-    contexts: Sequence[RowContext],
-    problems: Sequence[Problem],
-    graded_by_seed: Sequence[Graded],
-    slice_keys: Sequence[str] = (),
-) -> list[Row]:
-    """Rows of each training seed, then rows over all of them with seeds and problems resampled together.
-
-    The joint rows have `seed` None and name their `seeds`; costs are summed over the seeds.
-    """
-    rows = [
-        row
-        for context, graded in zip(contexts, graded_by_seed, strict=True)
-        for row in summarise(context, problems, graded, slice_keys)
-    ]
-    by_seed = [group_by_problem(problems, graded) for graded in graded_by_seed]
-    num_samples = len(by_seed[0][problems[0].id])
-    for slice_name, ids in name_slices(problems, slice_keys).items():
-        for metric, compute in list_metrics(num_samples).items():
-            values_SP = [[compute(groups[name]) for name in ids] for groups in by_seed]
-            seed = derive_seed("interval", contexts[0].suite_hash, slice_name, metric)
-            interval = bootstrap_seeds_and_problems(values_SP, seed=seed)
-            members = [groups[name] for groups in by_seed for name in ids]
-            flat = [value for values in values_SP for value in values]
-            row = _build_row(contexts[0], slice_name, metric, flat, interval, members)
-            shared = {"seed": None, "seeds": [context.seed for context in contexts], "n": len(ids)}
-            sums = {key: math.fsum(getattr(context, key) for context in contexts) for key in _SUMMED}
-            rows.append({**row, **shared, **sums})
-    return rows
-
-
-_SUMMED = ("train_flops", "stage_s", "eval_s")
-_UNBOUNDED = frozenset({"mean_generated_tokens"})
+UNBOUNDED = frozenset({"mean_generated_tokens"})
 
 Compute = Callable[[Graded], float]
 
@@ -245,26 +205,27 @@ def _find_metric(metric: str, groups: ByProblem, name: str) -> Compute:
     return metrics[metric]
 
 
-def _build_row(
+def build_row(
     context: RowContext,
     slice_name: str,
     metric: str,
-    values: Sequence[float],
+    values_P: Sequence[float],
     interval: Interval,
-    members: Sequence[Graded],
+    costs: Sequence[Cost],
+    num_samples: int,
 ) -> Row:
+    """A result row: the mean of per-problem values with its interval, and what all their attempts cost."""
     shared = asdict(context)
-    costs = [item.attempt.cost for group in members for item in group]
     return {
         **{key: shared[key] for key in ("stage", "model", "model_id", "suite", "suite_hash")},
         "slice": slice_name,
         "strategy": context.strategy,
         "metric": metric,
-        "value": fmean(values),
+        "value": fmean(values_P),
         "low": interval.low,
         "high": interval.high,
-        "n": len(members),
-        "samples": len(members[0]),
+        "n": len(values_P),
+        "samples": num_samples,
         "seed": context.seed,
         "prompt_tokens": sum(cost.prompt_tokens for cost in costs),
         "generated_tokens": sum(cost.generated_tokens for cost in costs),

@@ -215,17 +215,22 @@ def _open_bench(config: Config, context: Context) -> Iterator[_Bench]:
 
 def draw_suite(item: SuiteConfig, context: Context) -> Suite:
     """The suite's problems for this recipe's seed; rows that cannot be used are told about."""
-    suite = load_suite(
-        item.suite,
-        seed=context.seed if item.seed is None else item.seed,
-        limit=item.limit,
-        split=item.split,
-        options=item.options,
-        base=context.base,
-    )
+    suite = draw_problems(item, context.seed, context.base)
     for row in suite.quarantined:
         context.progress.say(f"left out {row.file}:{row.line}: {row.reason}")
     return suite
+
+
+def draw_problems(item: SuiteConfig, seed: int, base: Path) -> Suite:
+    """The suite's problems at a training seed, which only draws them if the suite has no seed of its own."""
+    return load_suite(
+        item.suite,
+        seed=seed if item.seed is None else item.seed,
+        limit=item.limit,
+        split=item.split,
+        options=item.options,
+        base=base,
+    )
 
 
 def load_earlier(folder: Path, item: SuiteConfig) -> list[GradedAttempt]:

@@ -1,0 +1,154 @@
+"""A run's results in one file, summary.json.
+
+    every finished evaluation's rows and paired tests, as its stage wrote them
+    once all are finished: what the training seeds show together, and the arms of a sweep against the first
+
+The first part is read and copied, so it is written again after every stage; the second loads every attempt.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ponderosa.artifacts import read_json, write_json
+from ponderosa.errors import WorkError
+from ponderosa.evaluation.joint import (
+    Evaluation,
+    Scores,
+    compare_arms,
+    compare_stages,
+    compute_scores,
+    summarise_evaluations,
+)
+from ponderosa.evaluation.suites import Suite
+from ponderosa.evaluation.summary import Row, RowContext
+from ponderosa.planning import Arm, PlannedStage, Recipe
+from ponderosa.records import SCHEMA
+from ponderosa.stages.evaluate import Config as EvaluateConfig
+from ponderosa.stages.evaluate import SuiteConfig, draw_problems, load_earlier
+
+
+def write_summary(
+    out: Path, recipe: Recipe, stages: Sequence[PlannedStage], joint: Mapping[str, list[Row]] | None = None
+) -> Path:
+    """Write summary.json: the finished evaluations' rows and tests, then those of `joint` (see `compute_joint`)."""
+    joint = joint or {}
+    rows: list[Row] = []
+    tests: list[Row] = []
+    for arm, evaluated in _list_finished(out, recipe, stages):
+        folder = out / "stages" / evaluated.folder_name
+        named = {"arm": arm} if arm else {}
+        seeded = {"seed": evaluated.seed} if len(recipe.training_seeds) > 1 else {}
+        rows += [
+            {**row, **named, "run": out.resolve().name} for row in read_json(folder / "rows.json")["rows"]
+        ]
+        tests += [{**test, **named, **seeded} for test in read_json(folder / "tests.json")]
+    rows += [{**row, "run": out.resolve().name} for row in joint.get("rows", [])]
+    tests += joint.get("tests", [])
+    summary = {"schema": SCHEMA, "rows": rows, "tests": tests, "stages": [s.folder_name for s in stages]}
+    if recipe.sweep:
+        arms = [
+            {"arm": arm.arm, "stages": [s.folder_name for s in stages if arm.arm in s.arms]}
+            for arm in recipe.sweep
+        ]
+        summary["sweep"] = {"arms": arms, "tests": joint.get("sweep", [])}
+    write_json(out / "summary.json", summary)
+    return out / "summary.json"
+
+
+def compute_joint(
+    out: Path, recipe: Recipe, base: Path, stages: Sequence[PlannedStage]
+) -> dict[str, list[Row]]:
+    """Rows and tests over all training seeds, and the tests of a sweep; every stage is finished. Nothing, and
+    nothing is read, for one seed without a sweep."""
+    has_seeds = len(recipe.training_seeds) > 1
+    if not has_seeds and not recipe.sweep:
+        return {}
+    evaluations = load_evaluations(out, recipe, base, stages)
+    return {
+        "rows": summarise_evaluations(evaluations) if has_seeds else [],
+        "tests": compare_stages(evaluations) if has_seeds else [],
+        "sweep": compare_arms(evaluations) if recipe.sweep else [],
+    }
+
+
+def load_evaluations(
+    out: Path, recipe: Recipe, base: Path, stages: Sequence[PlannedStage]
+) -> list[Evaluation]:
+    """Every suite of every evaluate stage of every arm, in the order of the arms, with the scores of every seed."""
+    loader = _Loader(out, base)
+    evaluations: list[Evaluation] = []
+    for arm in recipe.sweep or (None,):
+        mine = [stage for stage in stages if arm is None or arm.arm in stage.arms]
+        for name in dict.fromkeys(stage.name for stage in mine if stage.kind == "evaluate"):
+            seeded = [stage for stage in mine if stage.name == name]
+            config = seeded[0].config
+            assert isinstance(config, EvaluateConfig)
+            for item in config.suites:
+                suite = loader.draw(item, seeded[0].seed)
+                evaluations.append(
+                    Evaluation(
+                        arm=arm.arm if arm else None,
+                        stage=name,
+                        compare_to=config.compare_to,
+                        metric=config.metric,
+                        is_end=_is_end(name, arm, mine),
+                        problems=suite.problems,
+                        slice_keys=suite.slice_keys,
+                        scores=[loader.score(stage, item, suite) for stage in seeded],
+                    )
+                )
+    return evaluations
+
+
+class _Loader:
+    """Reads scores and draws suites, each once however many arms share them."""
+
+    def __init__(self, out: Path, base: Path) -> None:
+        self._out, self._base = out, base
+        self._suites: dict[tuple[str, int], Suite] = {}
+        self._scores: dict[tuple[str, str], Scores] = {}
+
+    def draw(self, item: SuiteConfig, seed: int) -> Suite:
+        key = (item.model_dump_json(), seed)
+        if key not in self._suites:
+            self._suites[key] = draw_problems(item, seed, self._base)
+        return self._suites[key]
+
+    def score(self, stage: PlannedStage, item: SuiteConfig, suite: Suite) -> Scores:
+        """Raises WorkError if the suite is no longer what the stage's model answered."""
+        key = (stage.folder_name, item.file_name)
+        if key not in self._scores:
+            folder = self._out / "stages" / stage.folder_name
+            context = _read_context(folder, item)
+            if context.suite_hash != suite.content_hash:
+                raise WorkError(
+                    f"suite {item.name!r} is no longer drawn as when {stage.folder_name} was evaluated; delete that "
+                    "folder to evaluate again"
+                )
+            self._scores[key] = compute_scores(context, suite.problems, load_earlier(folder, item))
+        return self._scores[key]
+
+
+def _read_context(folder: Path, item: SuiteConfig) -> RowContext:
+    """What the rows of one suite share, read back from the first of them."""
+    rows = read_json(folder / "rows.json")["rows"]
+    row = next(row for row in rows if (row["suite"], row["strategy"]) == (item.name, item.strategy))
+    return RowContext(**{field.name: row[field.name] for field in fields(RowContext)})
+
+
+def _is_end(name: str, arm: Arm | None, stages: Sequence[PlannedStage]) -> bool:
+    """Whether an arm ends in a stage: it is named by `until`, or without that nothing reads it."""
+    if arm is not None and arm.ends:
+        return name in arm.ends
+    return all(name not in stage.needs for stage in stages)
+
+
+def _list_finished(
+    out: Path, recipe: Recipe, stages: Sequence[PlannedStage]
+) -> Iterator[tuple[str | None, PlannedStage]]:
+    """Finished evaluations by arm; one that several arms share comes once for each."""
+    done = [s for s in stages if s.kind == "evaluate" and (out / "stages" / s.folder_name / "DONE").exists()]
+    arms: list[str | None] = [arm.arm for arm in recipe.sweep]
+    for arm in arms or [None]:
+        yield from ((arm, stage) for stage in done if arm is None or arm in stage.arms)
