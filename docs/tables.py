@@ -3,7 +3,7 @@
     python docs/tables.py            write them
     python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
 
-`run NAME` is the stage table of results/NAME, `bench` the rows of every results/bench-*, `stages` the configuration of
+`run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` the rows of every results/bench-*, `stages` the configuration of
 every stage kind. What has not been measured says so.
 """
 
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ponderosa.artifacts import read_json
+from ponderosa.report.arms import list_arm_tables
 from ponderosa.report.numbers import (
     MISSING,
     format_amount,
@@ -29,8 +30,10 @@ from ponderosa.report.numbers import (
     format_p,
     format_percent,
     format_points,
+    format_range,
 )
-from ponderosa.report.table import StageLine, list_stage_lines
+from ponderosa.report.table import StageLine, list_shown_rows, list_stage_lines
+from ponderosa.report.terminal import render_arm_table
 from ponderosa.stages.stage import STAGES, get_stage
 from ponderosa.tasks.quantities.task import QuantitiesOptions
 
@@ -58,17 +61,28 @@ def render_region(name: str, results: Path) -> str:
 
 
 def render_run(folder: Path) -> str:
-    """A recorded run: one line for each model and suite, its slices beside it."""
+    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms."""
     if not (folder / "summary.json").exists():
         return NOT_MEASURED
     summary, manifest = read_json(folder / "summary.json"), read_json(folder / "manifest.json")
     metric = manifest["recipe"].get("headline", {}).get("metric", "pass@1")
+    arms = list_arm_tables(summary["rows"], summary.get("sweep", {}))
+    blocks = [render_arm_table(table, layout="markdown") for table in arms]
+    source = f"Run: [`results/{folder.name}`](results/{folder.name}/manifest.json). {describe(manifest)}"
+    return "\n\n".join([*(blocks or [render_run_stages(summary, metric)]), source])
+
+
+def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
+    """The stage table of a run; over several training seeds where it has them, costs then of one."""
     lines = list_stage_lines(summary["rows"], summary["tests"], metric)
-    slices = list_slices(summary["rows"], lines[0].suite)
+    shown = list_shown_rows(summary["rows"])
+    slices = list_slices(shown, lines[0].suite)
+    has_seeds = any(line.seed_values for line in lines)
     header = [
         "suite",
         "model",
         f"{metric} [95% interval]",
+        *(["seeds"] if has_seeds else []),
         "n",
         *(name.replace("=", " ") for name in slices),
         "against the model before",
@@ -80,16 +94,16 @@ def render_run(folder: Path) -> str:
             line.suite if line.strategy == "greedy" else f"{line.suite}, {line.strategy}",
             line.label,
             f"**{format_percent(line.row['value'])}** {format_interval(line.row['low'], line.row['high'])}",
+            *([f"{len(line.seed_values)}: {format_range(line.seed_values)}"] if has_seeds else []),
             format_count(line.row["n"]),
-            *(render_slice(summary["rows"], line, name, metric) for name in slices),
+            *(render_slice(shown, line, name, metric) for name in slices),
             render_test(line),
-            format_duration(line.row["stage_s"]),
-            format_amount(line.row["train_flops"]),
+            format_duration(line.compute_cost("stage_s")),
+            format_amount(line.compute_cost("train_flops")),
         ]
         for line in lines
     ]
-    machine = f"Run: [`results/{folder.name}`](results/{folder.name}/manifest.json). {describe(manifest)}"
-    return f"{render_table(header, rows)}\n\n{machine}"
+    return render_table(header, rows)
 
 
 def list_slices(rows: Sequence[Mapping[str, Any]], suite: str) -> list[str]:
@@ -100,7 +114,7 @@ def list_slices(rows: Sequence[Mapping[str, Any]], suite: str) -> list[str]:
 
 
 def render_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str, metric: str) -> str:
-    same = ("stage", "model", "suite", "strategy", "seed")
+    same = ("stage", "model", "suite", "strategy", "seed", "arm")
     for row in rows:
         is_same = all(row[key] == line.row[key] for key in same)
         if is_same and row["slice"] == name and row["metric"] == metric:
@@ -111,7 +125,9 @@ def render_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str, 
 def render_test(line: StageLine) -> str:
     if line.test is None:
         return MISSING
-    return f"{format_points(line.difference)} points, {format_p(line.test['p_value'])}"
+    has_seeds = bool(line.test.get("seeds"))
+    interval = f" {format_interval(line.test['low'], line.test['high'])}" if has_seeds else ""
+    return f"{format_points(line.difference)} points{interval}, {format_p(line.test['p_value'])}"
 
 
 def render_bench(results: Path) -> str:

@@ -160,9 +160,9 @@ def _write_stage(run: Path, rank: int, stage: dict[str, Any], rows: list, tests:
     name, kind = stage["name"], stage["use"]
     folder = run / "stages" / _name_folder(rank, name)
     write_json(folder / "config.json", stage)
-    write_json(folder / "manifest.json", _build_manifest(name, kind, f"{rank:04x}beef"))
+    write_json(folder / "manifest.json", build_manifest(name, kind, f"{rank:04x}beef"))
     if name in TRAINING:
-        lines = [json.dumps(step) + "\n" for step in _list_steps(name)]
+        lines = [json.dumps(step) + "\n" for step in list_steps(name)]
         (folder / "metrics.jsonl").write_text("".join(lines))
     if kind == "evaluate":
         model = name.removeprefix("evaluate-")
@@ -174,7 +174,7 @@ def _write_stage(run: Path, rank: int, stage: dict[str, Any], rows: list, tests:
     (folder / "DONE").touch()
 
 
-def _build_manifest(name: str, kind: str, key: str) -> dict[str, Any]:
+def build_manifest(name: str, kind: str, key: str) -> dict[str, Any]:
     tokens = TRAINING[name][2] if name in TRAINING else 0
     is_evaluation = kind == "evaluate"
     manifest = {
@@ -204,7 +204,7 @@ def _build_manifest(name: str, kind: str, key: str) -> dict[str, Any]:
     return manifest
 
 
-def _list_steps(name: str) -> list[dict[str, Any]]:
+def list_steps(name: str) -> list[dict[str, Any]]:
     _, steps, tokens, first, last = TRAINING[name]
     noise = np.random.default_rng(len(name)).normal(0, 0.05, steps)
     return [

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
+from shutil import copytree
 
 import pytest
 
@@ -12,6 +13,7 @@ from ponderosa.artifacts import read_json, write_json
 from ponderosa.report import write_report
 from ponderosa.report.terminal import render_run_table
 from synthetic_run import build_run
+from synthetic_sweep import ARMS, build_sweep
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -234,10 +236,14 @@ JUNK = (
 
 
 @pytest.mark.parametrize("share", [0.003, 0.02, 0.1])
-def test_values_of_any_wrong_kind_anywhere_never_stop_the_report(share, tmp_path) -> None:
+def test_values_of_any_wrong_kind_anywhere_never_stop_the_report(share, sweep_dir, tmp_path) -> None:
     random = Random(1)
-    for round_number in range(4):
-        run = build_run(tmp_path / str(round_number))
+    for round_number in range(6):
+        run = tmp_path / str(round_number)
+        if round_number < 4:
+            build_run(run)
+        else:
+            copytree(sweep_dir, run)
         for path in run.rglob("*.json"):
             path.write_text(json.dumps(_replace_some(read_json(path), share, random)), "utf-8")
         assert Page(write_report(run).read_text("utf-8")).open == []
@@ -267,6 +273,53 @@ def test_several_samples_add_the_curves_over_k(tmp_path) -> None:
     page = Page(write_report(run).read_text("utf-8"))
     assert "pass@k on quantities" in page.text
     assert "majority@k on quantities" in page.text
+
+
+@pytest.fixture(scope="module")
+def sweep_dir(tmp_path_factory) -> Path:
+    return build_sweep(tmp_path_factory.mktemp("sweep"))
+
+
+def test_a_sweep_shows_each_arm_against_the_first_and_says_what_the_test_says(sweep_dir) -> None:
+    summary = read_json(sweep_dir / "summary.json")
+    page = Page(write_report(sweep_dir).read_text("utf-8"))
+    assert page.open == []
+    for arm in ARMS:
+        assert arm in page.text
+    for test in summary["sweep"]["tests"]:
+        points = f"{100 * (test['value_b'] - test['value_a']):+.1f}".replace("-", "−")
+        interval = f"[{100 * test['low']:.1f}, {100 * test['high']:.1f}]"
+        assert f"{points} points {interval} p = {test['p_value']:.2g}" in page.text
+        assert f"{test['p_holm']:.2g}" in page.text
+        own = test["by_seed"][0]
+        assert any(f"seed 0: {100 * (own['value_b'] - own['value_a']):+.1f}".replace("-", "−") in value
+                   for name, value in page.attributes if name == "title")  # fmt: skip
+    assert "it says that these trained models differ" in page.text
+
+
+def test_seeds_are_one_line_with_their_range_and_shared_stages_come_once(sweep_dir) -> None:
+    page = Page(write_report(sweep_dir).read_text("utf-8"))
+    rows = read_json(sweep_dir / "summary.json")["rows"]
+    of_base = [
+        row["value"]
+        for row in rows
+        if (row["stage"], row["slice"], row["metric"]) == ("base", "all", "pass@1")
+    ]
+    assert f"{100 * min(of_base):.1f}–{100 * max(of_base):.1f}%" in page.text
+    assert page.text.count("3 seeds") == 2
+    assert "base, copying" not in page.text
+    assert "midtrain, no-copying, seed 2" in page.text
+
+
+def test_a_sweep_whose_tests_are_not_made_yet_shows_every_seed_of_every_arm(sweep_dir, tmp_path) -> None:
+    summary = read_json(sweep_dir / "summary.json")
+    rows = [row for row in summary["rows"] if "seeds" not in row]
+    sweep = {**summary["sweep"], "tests": []}
+    write_json(tmp_path / "summary.json", {**summary, "rows": rows, "tests": [], "sweep": sweep})
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert "Arms" not in page.text
+    assert "midtrain, no-copying, seed 2" in page.text
+    assert "base, seed 0" in page.text
 
 
 def test_folders_of_earlier_settings_are_left_out(tmp_path) -> None:

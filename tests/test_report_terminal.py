@@ -8,7 +8,7 @@ from rich.console import Console
 from ponderosa.report.charts import Point, Series, render_curve, render_whiskers
 from ponderosa.report.numbers import format_amount, format_duration, format_p, format_percent, format_points
 from ponderosa.report.run import load_run
-from ponderosa.report.table import list_joint_rows
+from ponderosa.report.table import list_shown_rows
 from ponderosa.report.terminal import (
     escape_markup,
     escape_terminal,
@@ -17,6 +17,7 @@ from ponderosa.report.terminal import (
     render_stage_table,
 )
 from synthetic_run import build_run, write_json
+from synthetic_sweep import ARMS, build_sweep
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +47,56 @@ def test_a_pipe_or_newline_in_a_name_cannot_break_the_table(run) -> None:
     assert "a\\|b c⟨U+001B⟩[2J" in table
 
 
-def test_several_training_seeds_have_a_line_each_and_one_for_all(run) -> None:
+def test_training_seeds_have_a_line_each_until_there_is_one_over_all(run) -> None:
     sft = [row for row in run.rows if row["stage"] == "sft"]
-    seeds = [{**row, "seed": seed} for seed in (1, 2) for row in sft]
-    joint = [{**row, "seed": None, "seeds": [1, 2], "value": 0.5} for row in sft]
-    lines = render_stage_table(seeds + joint, []).split("\n")
-    assert [line.split("quantities")[0].strip() for line in lines[2:]] == [
-        "sft, seed 1",
-        "sft, seed 2",
-        "sft, all seeds",
+    seeds = [{**row, "seed": seed, "value": 0.4 + seed / 10} for seed in (1, 2) for row in sft]
+    joint = [{**row, "seed": None, "seeds": [1, 2], "value": 0.55} for row in sft]
+
+    apart = render_stage_table(seeds, []).split("\n")
+    together = render_stage_table(seeds + joint, []).split("\n")
+
+    assert [line.split("quantities")[0].strip() for line in apart[2:]] == ["sft, seed 1", "sft, seed 2"]
+    assert together[2].startswith("sft ")
+    assert "55.0%" in together[2]
+    assert "2 seeds, 50.0–60.0%" in together[2]
+    assert "29 s" in together[2]
+    assert len(together) == 3
+    assert [row["value"] for row in list_shown_rows(seeds + joint)] == [0.55] * len(sft)
+
+
+def test_a_sweep_prints_its_arms_against_the_first(tmp_path) -> None:
+    folder = build_sweep(tmp_path)
+    found = load_run(folder)
+    lines = render_run_table(folder).split("\n")
+    [longer, _] = found.sweep["tests"]
+    assert lines[0] == "midtrain on quantities (greedy), pass@1"
+    assert lines[1].split() == [
+        "arm",
+        "value",
+        "95%",
+        "interval",
+        "seeds",
+        "n",
+        "vs",
+        "copying",
+        "p",
+        "Holm",
+        "p",
     ]
-    assert [row["value"] for row in list_joint_rows(seeds + joint)] == [0.5] * len(sft)
+    assert [line.split("  ")[0] for line in lines[3:]] == list(ARMS)
+    assert f"[{100 * longer['low']:.1f}, {100 * longer['high']:.1f}]" in lines[4]
+    assert lines[4].endswith(f"{longer['p_holm']:.2g}")
+    assert "**midtrain on quantities" in render_run_table(folder, layout="markdown")
+
+
+def test_a_stage_that_arms_share_has_one_line(tmp_path) -> None:
+    found = load_run(build_sweep(tmp_path))
+    lines = render_stage_table(found.rows, found.tests).split("\n")
+    assert [line.split("   ")[0].split("  quant")[0] for line in lines[2:]] == [
+        "base",
+        *(f"midtrain, {arm}" for arm in ARMS),
+    ]
+    assert [("vs", "p = " in line) for line in lines[2:]] == [("vs", False), *[("vs", True)] * 3]
 
 
 def test_an_evaluation_prints_every_slice_and_metric(run) -> None:

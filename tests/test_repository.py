@@ -15,8 +15,9 @@ import typer
 from ponderosa.artifacts import read_json
 from ponderosa.cli import app
 from ponderosa.errors import DataError
-from ponderosa.planning import RECIPES, list_recipes, load_recipe, plan_recipe
-from synthetic_run import build_run
+from ponderosa.planning import RECIPES, list_recipes, load_recipe, plan_recipe, plan_runs
+from synthetic_run import build_run, write_json
+from synthetic_sweep import ARMS, build_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -94,12 +95,14 @@ def test_every_shipped_recipe_plans_without_data(
 
 def test_the_recipe_in_the_documentation_plans_with_every_stage_shown_behind_it(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
-    recipe, *more = re.findall(r"^```yaml\n(.*?)^```", text, re.S | re.M)
+    recipe, sweep, *more = re.findall(r"^```yaml\n(.*?)^```", text, re.S | re.M)
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe)
     assert len(plan_recipe(load_recipe(path), tmp_path)) == 7
     path.write_text(recipe + "".join(more))
     assert len(plan_recipe(load_recipe(path), tmp_path)) == 7 + sum(part.count("use: ") for part in more)
+    path.write_text(recipe.replace("seed: 0\n", sweep))
+    assert len(plan_runs(load_recipe(path), tmp_path)) == 3 * (7 + 2)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
@@ -156,6 +159,24 @@ def test_a_recorded_run_becomes_a_line_for_each_model(
     lines = tables["render_run"](folder).split("\n")
     assert all(any(f"| {model}" in line for line in lines) for model in expected)
     assert lines[-1].startswith("Run: [`results/demo`]")
+
+
+def test_a_recorded_sweep_becomes_a_table_of_its_arms(
+    tables: dict[str, Any], recording: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = recording["record_run"](build_sweep(tmp_path / "demo"), tmp_path / "results")
+    lines = tables["render_run"](folder).split("\n")
+    assert lines[0] == "**midtrain on quantities (greedy), pass@1**"
+    assert [line.split(" | ")[0] for line in lines[4:7]] == [f"| {arm}" for arm in ARMS]
+
+    summary = read_json(folder / "summary.json")
+    del summary["sweep"]
+    write_json(folder / "summary.json", summary)
+    header, _, base, first, *_ = tables["render_run"](folder).split("\n")
+    assert "| seeds |" in header
+    assert re.search(r"\| base \|.*\| 3: [\d.]+–[\d.]+% \|", base)
+    assert re.search(r"points \[[\d.]+, [\d.]+\], p = ", first)
+    assert first.endswith("| 1 min 33 s | 0 |")
 
 
 def test_a_run_that_is_not_finished_is_not_recorded(recording: dict[str, Any], tmp_path: Path) -> None:

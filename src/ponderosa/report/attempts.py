@@ -23,7 +23,7 @@ def _render_fold(stage: StageFolder, *, is_open: bool) -> Html:
     right = sum(_is_correct(sample) for sample in shown)
     summary = tag(
         "summary",
-        tag("b", stage.name),
+        tag("b", stage.label),
         f" {right} right and {len(shown) - right} wrong shown, chosen by hash",
     )
     cards = tag("div", [_render_attempt(sample) for sample in shown], class_="attempts")

@@ -29,7 +29,7 @@ def render_costs(run: Run) -> Html | None:
     total_s = sum(_sum(stage, ("seconds",)) or 0.0 for stage in run.stages)
     names = ("stage", *(name for name, _ in _COLUMNS), "time", "share of time")
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in names]))
-    rows = [_render_row(stage.name, [stage], total_s, names) for stage in run.stages]
+    rows = [_render_row(stage.label, [stage], total_s, names) for stage in run.stages]
     foot = tag("tfoot", _render_row("total", run.stages, total_s, names))
     return tag("table", head, tag("tbody", rows), foot, class_="costs cards")
 
@@ -74,7 +74,7 @@ def _render_yield(stage: StageFolder) -> Html:
         for reason, count in sorted(dropped.items(), key=lambda item: -item[1])
     ]
     summary = f"{format_count(total)} records, {format_percent(kept / total if total else None)} kept"
-    caption = tag("figcaption", tag("b", stage.name), tag("span", summary))
+    caption = tag("figcaption", tag("b", stage.label), tag("span", summary))
     return tag("figure", caption, tag("table", tag("tbody", rows), class_="yield"))
 
 

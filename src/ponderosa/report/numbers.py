@@ -1,6 +1,7 @@
 """How numbers are written, once for the page and the terminal. Whatever is not a finite number is `MISSING`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 MISSING = "—"
@@ -30,6 +31,11 @@ def format_interval(low: Any, high: Any, *, is_frac: bool = True) -> str:
         return MISSING
     scale = 100 if is_frac else 1
     return f"[{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]"
+
+
+def format_range(values: Sequence[float]) -> str:
+    """The smallest and largest of some fractions, in percent: `95.1–97.4%`."""
+    return f"{100 * min(values):.1f}–{100 * max(values):.1f}%" if values else MISSING
 
 
 def format_points(value: Any) -> str:

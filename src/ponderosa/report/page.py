@@ -7,6 +7,7 @@ from ponderosa.artifacts import write_text
 from ponderosa.report.attempts import render_attempts
 from ponderosa.report.costs import render_costs, render_yields
 from ponderosa.report.html import Html, join, tag
+from ponderosa.report.preferences import render_preferences
 from ponderosa.report.provenance import render_environment, render_recipe
 from ponderosa.report.results import (
     render_headline,
@@ -16,10 +17,18 @@ from ponderosa.report.results import (
     render_totals,
 )
 from ponderosa.report.run import Run, load_run
+from ponderosa.report.sweep import render_arm_tables
 from ponderosa.report.training_curves import render_training
 
 REPORT_FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+_SEEDS = (
+    "Over several training seeds, intervals resample seeds and problems together. A p-value is of the values averaged "
+    "over seeds, by problem: it says that these trained models differ, not that other seeds would show it again; the "
+    "interval of the difference and the range of the seeds speak of that."
+)
+"""How to read what is over several seeds."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -45,11 +54,20 @@ def render_page(run: Run) -> Html:
 
 def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
     """Title, what the reader sees, and the content; None where it does not apply to this run."""
+    has_seeds = any(row.get("seeds") for row in run.rows)
+    arms = render_arm_tables(run)
     return [
+        (
+            "Arms",
+            "The same recipe with a few values changed, each arm against the first. Holm p is corrected over all tests "
+            f"of the sweep. {_SEEDS if has_seeds else ''}",
+            arms,
+        ),
         (
             "Stages",
             "Every model under the same problems, grader, token limit and seed. Intervals are 95%: Wilson for one answer "
-            "per problem, bootstrap by problem for several. Tests are exact, two-sided and paired on the same problems.",
+            "per problem, bootstrap by problem for several. Tests are exact, two-sided and paired on the same problems. "
+            f"{_SEEDS if has_seeds and arms is None else ''}",
             render_stage_tables(run),
         ),
         ("Accuracy by slice", "Dots are means, whiskers 95% intervals.", render_slices(run)),
@@ -63,6 +81,13 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "Training",
             "Loss per token on what carries loss, logarithmic; faint: single steps.",
             _or_missing(render_training(run), "training metrics"),
+        ),
+        (
+            "Preferences",
+            "Margins of implicit reward (β times how much more the model has come to favour the chosen attempt of a pair) "
+            "against how much longer that attempt is; before training every margin is 0. A curve that rises or falls "
+            "throughout is a preference for length. Dots are means over problems, whiskers 95% intervals.",
+            render_preferences(run),
         ),
         (
             "Attempts",

@@ -23,7 +23,7 @@ def render_environment(run: Run) -> Html:
     groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for stage in run.stages:
         facts = {key: as_record(stage.manifest.get(key)) for key in ("hardware", "versions")}
-        groups.setdefault(repr(facts), (facts, []))[1].append(stage.name)
+        groups.setdefault(repr(facts), (facts, []))[1].append(stage.label)
     described = [
         _render_facts({**facts["hardware"], **facts["versions"]}, names)
         for facts, names in groups.values()
@@ -49,7 +49,7 @@ def _render_keys(run: Run) -> Html | None:
             [
                 tag("td", cell)
                 for cell in (
-                    stage.name,
+                    stage.label,
                     stage.kind,
                     tag("code", stage.key),
                     str(stage.manifest.get("seed", "—")),

@@ -23,9 +23,17 @@ from ponderosa.report.numbers import (
     format_p,
     format_percent,
     format_points,
+    format_range,
 )
-from ponderosa.report.run import Record, Run, as_record
-from ponderosa.report.table import ALL, StageLine, list_joint_rows, list_stage_lines
+from ponderosa.report.run import Record, Run, as_list, as_record, as_records
+from ponderosa.report.table import (
+    ALL,
+    StageLine,
+    compute_difference,
+    list_shown_rows,
+    list_stage_lines,
+    name_model,
+)
 
 _AT_K = re.compile(r"(pass|majority)@(\d+)")
 SIGNIFICANT = 0.01
@@ -37,25 +45,26 @@ def get_metric(run: Run) -> str:
 
 
 def list_colours(rows: Sequence[Record]) -> dict[str, int]:
-    """One colour for each stage, in order of appearance, the same all over the page."""
-    names = dict.fromkeys(str(row.get("stage", "")) for row in rows)
+    """One colour for each model, in order of appearance, the same all over the page."""
+    names = dict.fromkeys(name_model(row) for row in list_shown_rows(rows))
     return {name: rank % NUM_COLOURS for rank, name in enumerate(names)}
 
 
 def render_headline(run: Run) -> Html:
     """First and last model on the suite the recipe named (else the first), in one sentence."""
-    lines = list_stage_lines(list_joint_rows(run.rows), run.tests, get_metric(run))
+    lines = list_stage_lines(run.rows, run.tests, get_metric(run))
+    baseline = [line for line in lines if line.row["arms"][0] == lines[0].row["arms"][0]]
     named = str(as_record(run.recipe.get("headline")).get("suite", ""))
-    lines = [line for line in lines if line.suite == named] or lines
+    lines = [line for line in baseline if line.suite == named] or baseline
     lines = [line for line in lines if (line.suite, line.strategy) == (lines[0].suite, lines[0].strategy)]
     if not lines:
         return tag("p", "No model has been evaluated yet.", class_="headline missing")
     first, last = lines[0], lines[-1]
     count = f"{format_count(last.row.get('n'))} problems of {last.suite}"
-    now = [tag("strong", format_percent(last.row.get("value"))), f" ({last.stage})"]
+    now = [tag("strong", format_percent(last.row.get("value"))), f" ({last.name})"]
     if first is last:
         return tag("p", now, f" {get_metric(run)} on {count}.", class_="headline")
-    before = [tag("strong", format_percent(first.row.get("value"))), f" ({first.stage})"]
+    before = [tag("strong", format_percent(first.row.get("value"))), f" ({first.name})"]
     return tag("p", f"{get_metric(run)} on {count}: from ", before, " to ", now, ".", class_="headline")
 
 
@@ -74,16 +83,18 @@ def render_stage_tables(run: Run) -> Html:
 def _render_stage_table(lines: Sequence[StageLine], metric: str, colours: Mapping[str, int]) -> Html:
     row = lines[0].row
     samples = as_number(row.get("samples")) or 1
+    seeds = len(as_list(row.get("seeds")))
     facts = [
         f"{format_count(row.get('n'))} problems",
         f"{lines[0].strategy}, {samples:.0f} sample{'s' if samples > 1 else ''} each",
-        f"seed {row.get('seed', MISSING)}",
+        f"{seeds} seeds" if seeds else f"seed {row.get('seed', MISSING)}",
     ]
     caption = tag("caption", tag("b", lines[0].suite), tag("span", " · ".join(facts)))
     columns = (
         "stage",
         metric,
         "95% interval",
+        *(("seeds",) if any(line.seed_values for line in lines) else ()),
         "vs the stage before",
         "tokens",
         "truncated",
@@ -98,33 +109,53 @@ def _render_stage_table(lines: Sequence[StageLine], metric: str, colours: Mappin
 def _render_stage_row(line: StageLine, columns: Sequence[str], colours: Mapping[str, int]) -> Html:
     value = as_number(line.row.get("value"))
     low, high = as_number(line.row.get("low")), as_number(line.row.get("high"))
-    colour = colours.get(line.stage, 0)
+    colour = colours.get(line.name, 0)
     bar = None if value is None else render_interval_bar(value, low, high, colour)
     cells = (
         [tag("span", class_=f"swatch s{colour}"), line.label],
         tag("span", tag("b", format_percent(value)), bar, class_="valued"),
         format_interval(low, high),
-        _render_test(line),
+        *((format_range(line.seed_values),) if "seeds" in columns else ()),
+        render_test(line.test, f"vs {line.test.get('a', '')}" if line.test else ""),
         format_count(line.mean_tokens),
         format_percent(line.truncated_frac),
         format_percent(line.no_answer_frac),
-        format_duration(line.row.get("stage_s")),
+        format_duration(line.compute_cost("stage_s")),
     )
     return tag("tr", [tag("td", cell, data_label=name) for cell, name in zip(cells, columns, strict=True)])
 
 
-def _render_test(line: StageLine) -> Html:
-    if line.test is None:
+def render_test(test: Record | None, against: str) -> Html:
+    """A paired test: the difference, coloured if it is clear, and its p-value. Over several seeds with the interval of
+    the difference, which must not hold 0 to be clear, and each seed's own test in the tooltip."""
+    if test is None:
         return tag("span", MISSING, class_="missing")
-    p_value = as_number(line.test.get("p_value"))
-    is_clear = p_value is not None and p_value < SIGNIFICANT
-    direction = "flat" if not is_clear else "up" if (line.difference or 0) > 0 else "down"
-    counts = f"right where the other is wrong: {format_count(line.test.get('only_b'))} · the reverse: {format_count(line.test.get('only_a'))}"
-    label = f"{format_points(line.difference)} points"
-    against = f"{format_p(p_value)} vs {line.test.get('a', '')}"
+    p_value = as_number(test.get("p_value"))
+    low, high = as_number(test.get("low")), as_number(test.get("high"))
+    corrected = as_number(test.get("p_holm", p_value))
+    is_clear = corrected is not None and corrected < SIGNIFICANT
+    if test.get("seeds") and low is not None and high is not None:
+        is_clear = is_clear and not low <= 0 <= high
+    direction = "flat" if not is_clear else "up" if (compute_difference(test) or 0) > 0 else "down"
+    label = f"{format_points(compute_difference(test))} points"
+    interval = f"{format_interval(low, high)} " if test.get("seeds") else ""
     return tag(
-        "span", tag("b", label, class_=direction), " ", tag("small", against), title=counts, class_="test"
+        "span",
+        tag("b", label, class_=direction),
+        " ",
+        tag("small", f"{interval}{format_p(p_value)} {against}".rstrip()),
+        title=_explain_test(test),
+        class_="test joint" if interval else "test",
     )
+
+
+def _explain_test(test: Record) -> str:
+    by_seed = [
+        f"seed {one.get('seed')}: {format_points(compute_difference(one))}, {format_p(one.get('p_value'))}"
+        for one in as_records(test.get("by_seed"))
+    ]
+    counts = f"right where the other is wrong: {format_count(test.get('only_b'))} · the reverse: {format_count(test.get('only_a'))}"
+    return " · ".join(by_seed) or counts
 
 
 class _Sliced(NamedTuple):
@@ -139,7 +170,7 @@ def render_slices(run: Run) -> Html | None:
     """Accuracy against each slicing key (difficulty, level), one chart per suite and key; None without slices."""
     metric = get_metric(run)
     sliced: list[_Sliced] = []
-    for row in list_joint_rows(run.rows):
+    for row in list_shown_rows(run.rows):
         key, equals, value = _text(row, "slice").partition("=")
         if equals and row.get("metric") == metric:
             sliced.append(_Sliced(row, (_text(row, "suite"), _text(row, "strategy"), key), value))
@@ -190,7 +221,7 @@ def render_samples_curve(run: Run) -> Html | None:
     """pass@k and majority@k against k, one chart per suite; None when every problem has one sample."""
     found = [
         (row, match[1], int(match[2]))
-        for row in list_joint_rows(run.rows)
+        for row in list_shown_rows(run.rows)
         if row.get("slice") == ALL
         and (as_number(row.get("samples")) or 1) > 1
         and (match := _AT_K.fullmatch(str(row.get("metric"))))
@@ -216,7 +247,7 @@ def _group_series(run: Run, placed: Sequence[tuple[Record, int]]) -> list[Series
         value = as_number(row.get("value"))
         if value is not None:
             point = Point(position, value, as_number(row.get("low")), as_number(row.get("high")))
-            points.setdefault(_text(row, "stage"), []).append(point)
+            points.setdefault(name_model(row), []).append(point)
     return [
         Series(name, tuple(sorted(some, key=lambda point: point.x)), colours[name])
         for name, some in points.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StageFolder:
-    """What one stage left behind. `metrics` are training steps; `rows`, `tests`, `samples` an evaluation's."""
+    """What one stage left behind. `metrics` are training steps, `margins` those of preference pairs; `rows`, `tests`,
+    `samples` an evaluation's.
+
+    model_name: the name, with its arms where not all of a sweep's arms have it. label: with its seed too, where a run
+    has several.
+    """
 
     name: str
     kind: str
@@ -25,6 +30,9 @@ class StageFolder:
     rows: list[Record]
     tests: list[Record]
     samples: list[Record]
+    model_name: str = ""
+    label: str = ""
+    margins: Record = field(default_factory=dict)
 
     @property
     def ledger(self) -> Record:
@@ -37,7 +45,8 @@ class StageFolder:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A whole run: the resolved recipe, every stage in the order of the recipe, all result rows and tests."""
+    """A whole run: the resolved recipe, every stage in the order of the recipe, all result rows and tests; of a
+    sweep, its arms and the tests between them."""
 
     name: str
     recipe: Record
@@ -45,6 +54,7 @@ class Run:
     tests: list[Record]
     stages: list[StageFolder]
     notes: list[str] = field(default_factory=list)
+    sweep: Record = field(default_factory=dict)
 
 
 def load_run(run_dir: Path) -> Run:
@@ -52,12 +62,14 @@ def load_run(run_dir: Path) -> Run:
     notes: list[str] = []
     recipe = as_record(_read(run_dir, "recipe.json", read_json, notes))
     summary = as_record(_read(run_dir, "summary.json", read_json, notes))
+    sweep = as_record(summary.get("sweep"))
     stages = [_load_stage(run_dir, folder, notes) for folder in _list_folders(run_dir, summary, notes)]
+    stages = _label_stages(stages, sweep)
     order = {name: rank for rank, name in enumerate(list_stage_names(recipe))}
     stages.sort(key=lambda stage: order.get(stage.name, len(order)))
     rows = as_records(summary.get("rows")) or [row for stage in stages for row in stage.rows]
     tests = as_records(summary.get("tests")) or [test for stage in stages for test in stage.tests]
-    return Run(str(recipe.get("name") or run_dir.name), recipe, rows, tests, stages, notes)
+    return Run(str(recipe.get("name") or run_dir.name), recipe, rows, tests, stages, notes, sweep)
 
 
 def list_stage_names(recipe: Mapping[str, Any]) -> list[str]:
@@ -72,6 +84,22 @@ def as_record(value: Any) -> Record:
 
 def as_records(value: Any) -> list[Record]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _label_stages(stages: list[StageFolder], sweep: Record) -> list[StageFolder]:
+    arms = {str(arm.get("arm")): as_list(arm.get("stages")) for arm in as_records(sweep.get("arms"))}
+    seeds = {str(stage.manifest.get("seed")) for stage in stages if stage.manifest}
+    labelled = []
+    for stage in stages:
+        mine = [arm for arm, folders in arms.items() if f"{stage.name}-{stage.key}" in folders]
+        name = f"{stage.name}, {' + '.join(mine)}" if mine and len(mine) < len(arms) else stage.name
+        label = f"{name}, seed {stage.manifest.get('seed')}" if len(seeds) > 1 else name
+        labelled.append(replace(stage, model_name=name, label=label))
+    return labelled
 
 
 def _list_folders(run_dir: Path, summary: Record, notes: list[str]) -> list[Path]:
@@ -106,6 +134,7 @@ def _load_stage(run_dir: Path, folder: Path, notes: list[str]) -> StageFolder:
         rows=as_records(as_record(read("rows.json")).get("rows")),
         tests=as_records(read("tests.json")),
         samples=as_records(read("samples.json")),
+        margins=as_record(read("margins.json")),
     )
 
 

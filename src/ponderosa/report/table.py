@@ -1,11 +1,15 @@
-"""The stage table as values, shared by the page, the terminal and the README: one line per model and suite."""
+"""The stage table as values, shared by the page, the terminal and the README: one line per model and suite.
+
+Where a stage was trained from several seeds the line is over all of them, and where arms of a sweep share a stage it
+has one line for all.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ponderosa.report.numbers import as_number
-from ponderosa.report.run import Record
+from ponderosa.report.run import Record, as_list
 
 ALL = "all"
 
@@ -14,16 +18,19 @@ ALL = "all"
 class StageLine:
     """One model on one suite: its headline metric, its paired test against the model before it, and its cost.
 
-    label: the stage, with the training seed where there are several.
+    name: the stage, with its arm where not all arms share it; label: with the training seed too, where seeds have
+    lines of their own. seed_values: the metric at each training seed, if the line is over several.
     """
 
     stage: str
+    name: str
     label: str
     model: str
     suite: str
     strategy: str
     row: Record
     test: Record | None
+    seed_values: tuple[float, ...]
     mean_tokens: float | None
     truncated_frac: float | None
     no_answer_frac: float | None
@@ -31,21 +38,22 @@ class StageLine:
     @property
     def difference(self) -> float | None:
         """value_b - value_a of the paired test, this model being b."""
-        if self.test is None:
-            return None
-        a, b = as_number(self.test.get("value_a")), as_number(self.test.get("value_b"))
-        return None if a is None or b is None else b - a
+        return compute_difference(self.test)
+
+    def compute_cost(self, key: str) -> float | None:
+        """`stage_s` or `train_flops` of one trained model: the mean over seeds, if there are several."""
+        total = as_number(self.row.get(key))
+        return None if total is None else total / max(1, len(as_list(self.row.get("seeds"))))
 
 
 def list_stage_lines(
     rows: Sequence[Record], tests: Sequence[Record], metric: str = "pass@1"
 ) -> list[StageLine]:
-    """Lines in the order of the rows, grouped by suite and strategy; each training seed has its own."""
-    overall = [row for row in rows if row.get("slice") == ALL]
+    """Lines in the order of the rows, grouped by suite and strategy."""
+    overall = [row for row in list_shown_rows(rows) if row.get("slice") == ALL]
     headline = [row for row in overall if row.get("metric") == metric]
-    groups = list(dict.fromkeys(_group(row) for row in headline))
     lines: list[StageLine] = []
-    for group in groups:
+    for group in dict.fromkeys(_group(row) for row in headline):
         members = [row for row in headline if _group(row) == group]
         for index, row in enumerate(members):
             others = {
@@ -56,18 +64,65 @@ def list_stage_lines(
             lines.append(
                 StageLine(
                     stage=str(row.get("stage", "")),
+                    name=name_model(row),
                     label=_label(row, members),
                     model=str(row.get("model", "")),
                     suite=group[0],
                     strategy=group[1],
                     row=row,
                     test=_find_test(tests, row, members[:index], metric),
+                    seed_values=list_seed_values(rows, row),
                     mean_tokens=others.get("mean_generated_tokens"),
                     truncated_frac=others.get("truncated_frac"),
                     no_answer_frac=others.get("no_answer_frac"),
                 )
             )
     return lines
+
+
+def list_shown_rows(rows: Sequence[Record]) -> list[Record]:
+    """The rows to draw. Where there are rows over several seeds, only those. Rows that arms share once, with the
+    `arms` that have them; `arm` then names them, and is None where all do."""
+    joint = {_trained(row) for row in rows if row.get("seeds")}
+    shown = [row for row in rows if row.get("seeds") or _trained(row) not in joint]
+    num_arms = len({str(row["arm"]) for row in shown if row.get("arm")})
+    merged: dict[str, Record] = {}
+    for row in shown:
+        content = repr({key: value for key, value in row.items() if key != "arm"})
+        merged.setdefault(content, {**row, "arms": []})["arms"].append(str(row.get("arm", "")))
+    for row in merged.values():
+        row["arm"] = " + ".join(row["arms"]) if len(row["arms"]) < num_arms else None
+    return list(merged.values())
+
+
+def list_seed_values(rows: Sequence[Record], joint: Record) -> tuple[float, ...]:
+    """The values a row over several seeds is the mean of, in the order of the seeds; none for another row."""
+    if not joint.get("seeds"):
+        return ()
+    arms = as_list(joint.get("arms")) or [str(joint.get("arm", ""))]
+    same = ("stage", "model", "suite", "strategy", "slice", "metric")
+    values = {
+        str(row.get("seed")): as_number(row.get("value"))
+        for row in rows
+        if not row.get("seeds")
+        and str(row.get("arm", "")) in arms
+        and all(row.get(key) == joint.get(key) for key in same)
+    }
+    return tuple(value for value in values.values() if value is not None)
+
+
+def name_model(row: Record) -> str:
+    """What tables and charts call the model of a shown row."""
+    name = str(row.get("stage") or row.get("model", ""))
+    return f"{name}, {row['arm']}" if row.get("arm") else name
+
+
+def compute_difference(test: Record | None) -> float | None:
+    """value_b - value_a of a paired test."""
+    if test is None:
+        return None
+    a, b = as_number(test.get("value_a")), as_number(test.get("value_b"))
+    return None if a is None or b is None else b - a
 
 
 def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], metric: str) -> Record | None:
@@ -79,6 +134,8 @@ def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], 
         and test.get("strategy", row.get("strategy")) == row.get("strategy")
         and test.get("slice") == ALL
         and test.get("metric") == metric
+        and test.get("seed", row.get("seed")) == row.get("seed")
+        and str(test.get("arm", "")) in row["arms"]
         and str(test.get("b")) in _names(row)
     ]
     for previous in reversed(earlier):
@@ -88,26 +145,22 @@ def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], 
     return None
 
 
-def list_joint_rows(rows: Sequence[Record]) -> list[Record]:
-    """The rows to draw: where a stage was trained from several seeds, those over all of them."""
-    joint = {(str(row.get("stage")), *_group(row)) for row in rows if row.get("seeds")}
-    return [row for row in rows if row.get("seeds") or (str(row.get("stage")), *_group(row)) not in joint]
-
-
 def _label(row: Record, members: Sequence[Record]) -> str:
-    name = str(row.get("stage") or row.get("model", ""))
-    siblings = [other for other in members if other.get("stage") == row.get("stage")]
-    if len(siblings) < 2:
-        return name
-    return f"{name}, all seeds" if row.get("seeds") else f"{name}, seed {row.get('seed')}"
+    siblings = [other for other in members if name_model(other) == name_model(row)]
+    return name_model(row) if len(siblings) < 2 else f"{name_model(row)}, seed {row.get('seed')}"
 
 
 def _group(row: Record) -> tuple[str, str]:
     return str(row.get("suite", "")), str(row.get("strategy", ""))
 
 
+def _trained(row: Record) -> tuple[str, ...]:
+    """What the rows of one model have in common over its training seeds."""
+    return str(row.get("stage")), str(row.get("arm", "")), *_group(row)
+
+
 def _model(row: Record) -> tuple[Any, ...]:
-    return row.get("stage"), row.get("model"), str(row.get("seed"))
+    return row.get("stage"), row.get("model"), str(row.get("seed")), row.get("arm")
 
 
 def _names(row: Record) -> set[str]:

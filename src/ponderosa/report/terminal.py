@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich.markup import escape as escape_tags
 
+from ponderosa.report.arms import ArmLine, ArmTable, list_arm_tables
 from ponderosa.report.escape import show_controls
 from ponderosa.report.numbers import (
     format_amount,
@@ -15,14 +16,25 @@ from ponderosa.report.numbers import (
     format_p,
     format_percent,
     format_points,
+    format_range,
 )
 from ponderosa.report.results import get_metric
-from ponderosa.report.run import Record, load_run
+from ponderosa.report.run import Record, as_list, load_run
 from ponderosa.report.table import StageLine, list_stage_lines
 
 Layout = Literal["text", "markdown"]
 
-STAGE_HEADER = ("stage", "suite", "value", "95% interval", "n", "vs the stage before", "tokens", "time")
+STAGE_HEADER = (
+    "stage",
+    "suite",
+    "value",
+    "95% interval",
+    "seeds",
+    "n",
+    "vs the stage before",
+    "tokens",
+    "time",
+)
 ROW_HEADER = ("slice", "metric", "value", "95% interval", "n", "samples")
 _RIGHT_ALIGNED = frozenset({"value", "n", "samples", "tokens", "time"})
 
@@ -38,8 +50,10 @@ def escape_markup(text: str) -> str:
 
 
 def render_run_table(run_dir: Path, *, layout: Layout = "text") -> str:
-    """The stage table of a run folder, by the metric its recipe named beforehand."""
+    """The stage table of a run folder, by the metric its recipe named beforehand; of a sweep, the arms' tables."""
     run = load_run(run_dir)
+    if tables := list_arm_tables(run.rows, run.sweep):
+        return "\n\n".join(render_arm_table(table, layout=layout) for table in tables)
     return render_stage_table(run.rows, run.tests, metric=get_metric(run), layout=layout)
 
 
@@ -50,7 +64,21 @@ def render_stage_table(
     lines = list_stage_lines(rows, tests, metric)
     if not lines:
         return f"No {metric} rows to show."
-    return _render_table(STAGE_HEADER, [_list_stage_cells(line) for line in lines], layout)
+    has_seeds = any(line.seed_values for line in lines)
+    header = [name for name in STAGE_HEADER if name != "seeds" or has_seeds]
+    return _render_table(header, [_list_stage_cells(line, has_seeds) for line in lines], layout)
+
+
+def render_arm_table(table: ArmTable, *, layout: Layout = "text") -> str:
+    """A line of what was measured, then each arm against the first."""
+    has_seeds = any(line.seed_values for line in table.lines)
+    header = ["arm", "value", "95% interval", *(["seeds"] if has_seeds else []), "n"]
+    header += [f"vs {table.lines[0].arm}", "p", "Holm p"]
+    title = f"{table.stage} on {table.suite} ({table.strategy}), {table.metric}"
+    if layout == "markdown":
+        title = f"**{title}**\n"
+    cells = [_list_arm_cells(line, has_seeds) for line in table.lines]
+    return f"{show_controls(title)}\n{_render_table(header, cells, layout)}"
 
 
 def render_rows(rows: Sequence[Record], *, layout: Layout = "text") -> str:
@@ -60,17 +88,37 @@ def render_rows(rows: Sequence[Record], *, layout: Layout = "text") -> str:
     return _render_table(ROW_HEADER, [_list_row_cells(row) for row in rows], layout)
 
 
-def _list_stage_cells(line: StageLine) -> tuple[str, ...]:
+def _list_stage_cells(line: StageLine, has_seeds: bool) -> tuple[str, ...]:
     return (
         line.label,
         f"{line.suite} ({line.strategy})" if line.strategy else line.suite,
         format_percent(line.row.get("value")),
         format_interval(line.row.get("low"), line.row.get("high")),
+        *((_describe_seeds(line.row, line.seed_values),) if has_seeds else ()),
         format_count(line.row.get("n")),
         f"{format_points(line.difference)} ({format_p(line.test.get('p_value'))})" if line.test else "",
         format_count(line.mean_tokens),
-        format_duration(line.row.get("stage_s")),
+        format_duration(line.compute_cost("stage_s")),
     )
+
+
+def _list_arm_cells(line: ArmLine, has_seeds: bool) -> tuple[str, ...]:
+    test = line.test or {}
+    return (
+        line.arm,
+        format_percent(line.row.get("value")),
+        format_interval(line.row.get("low"), line.row.get("high")),
+        *((_describe_seeds(line.row, line.seed_values),) if has_seeds else ()),
+        format_count(line.row.get("n")),
+        f"{format_points(line.difference)} {format_interval(test.get('low'), test.get('high'))}"
+        if test
+        else "",
+        *(format_p(test.get(key)).removeprefix("p = ") for key in ("p_value", "p_holm")),
+    )
+
+
+def _describe_seeds(row: Record, values: Sequence[float]) -> str:
+    return f"{len(as_list(row.get('seeds')))} seeds, {format_range(values)}"
 
 
 def _list_row_cells(row: Record) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The loss curve of every training stage."""
 
-from ponderosa.report.charts import Point, Series, render_curve
+from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_curve
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_amount, format_count
 from ponderosa.report.results import list_colours
@@ -11,19 +11,22 @@ def render_training(run: Run) -> Html | None:
     """One figure per stage that wrote training metrics; None if none did."""
     colours = list_colours(run.rows)
     trained = [stage for stage in run.stages if any("loss" in step for step in stage.metrics)]
-    figures = [_render_stage(stage, colours.get(stage.name, rank)) for rank, stage in enumerate(trained)]
+    figures = [
+        _render_stage(stage, colours.get(stage.model_name, rank % NUM_COLOURS))
+        for rank, stage in enumerate(trained)
+    ]
     return tag("div", figures, class_="charts") if figures else None
 
 
 def _render_stage(stage: StageFolder, colour: int) -> Html:
     seen = [(as_number(step.get("tokens")), as_number(step.get("loss"))) for step in stage.metrics]
     points = tuple(Point(tokens, loss) for tokens, loss in seen if tokens is not None and loss is not None)
-    series = Series(stage.name, points, colour)
+    series = Series(stage.label, points, colour)
     chart = render_curve(
-        series, x_title="tokens trained", format_x=format_amount, title=f"Loss of {stage.name}"
+        series, x_title="tokens trained", format_x=format_amount, title=f"Loss of {stage.label}"
     )
     return tag(
-        "figure", tag("figcaption", tag("b", stage.name), tag("span", stage.kind)), chart, _describe(stage)
+        "figure", tag("figcaption", tag("b", stage.label), tag("span", stage.kind)), chart, _describe(stage)
     )
 
 
