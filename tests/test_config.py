@@ -155,3 +155,27 @@ def test_neighbouring_seeds_share_nothing() -> None:
 def test_a_seed_depends_on_its_purpose() -> None:
     assert derive_seed("a", 1) != derive_seed("b", 1)
     assert derive_seed("a", 1, 2) != derive_seed("a", 12)
+
+
+class Bough(Config):
+    leaf: Leaf = Leaf(width=3)
+    num_birds: int = 0
+
+
+class Forest(Config):
+    bough: Bough = Bough(leaf=Leaf(width=5), num_birds=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "num_birds"),
+    [
+        ({}, 5, 2),
+        ({"bough": {}}, 5, 2),
+        ({"bough": {"num_birds": 1}}, 5, 1),
+        ({"bough": {"leaf": {"width": 7}}}, 7, 2),
+        ({"bough": {"leaf": {}}}, 5, 2),
+    ],
+)
+def test_a_block_given_in_part_keeps_its_defaults(values: dict[str, Any], width: int, num_birds: int) -> None:
+    bough = parse_config(Forest, values, where="here").bough
+    assert (bough.leaf.width, bough.num_birds) == (width, num_birds)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ponderosa.errors import ConfigError
 
@@ -20,6 +20,28 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_nested_defaults(cls, values: Any) -> Any:
+        """A block that is given in part keeps its field's defaults for the rest, not those of its class."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: _complete(defaults[name], value) if isinstance(defaults.get(name), Config) else value
+            for name, value in values.items()
+        }
+
+
+def _complete(default: "Config", value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    values: dict[str, Any] = {name: getattr(default, name) for name in default.model_fields_set}
+    for name, given in value.items():
+        known = getattr(default, name, None)
+        values[name] = _complete(known, given) if isinstance(known, Config) else given
+    return values
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
