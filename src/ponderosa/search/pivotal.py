@@ -13,19 +13,22 @@ A change that a later one takes back leaves no change over the segment that hold
 them: next to each other or far apart, wherever p does not move in one direction. `max_nats` splits such segments too.
 """
 
-from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from ponderosa.identity import content_hash, derive_seed
+from pydantic import Field, model_validator
+
+from ponderosa.config import Config
+from ponderosa.errors import ConfigError
 from ponderosa.records import Cost, GradedAttempt
-from ponderosa.search.draft import Draft, begin_draft
+from ponderosa.search.draft import begin_draft
 from ponderosa.search.pivotal_statistics import Tally, bound_change, tally_rollouts
-from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Search, Verify
+from ponderosa.search.requests import ProblemView, Reply, Request
+from ponderosa.search.rollouts import RolloutSampler
 from ponderosa.search.segments import Path, Segment, Tallies
-from ponderosa.search.solution import SearchContext, continue_solution
+from ponderosa.search.solution import SearchContext
 
 
 class FirstToken(NamedTuple):
@@ -76,27 +79,46 @@ class SearchedProblem:
     cost: Cost
 
 
-@dataclass(frozen=True, slots=True)
-class PivotalSearch:
-    """How pivotal tokens are searched; `search` needs a context that samples, and a judge.
+class PivotalSearch(Config):
+    """How pivotal tokens are searched."""
 
-    max_nats: segments of a larger surprise (-log p of their tokens) are split even if p is the same at both ends;
-        None leaves it at Phi-4's recursion.
-    num_attempts: attempts that are searched, right and wrong ones by turns, of those at the question.
-    max_prefixes: prefixes screened, max_candidates: tokens confirmed, for each question; the largest changes first.
-    """
+    n_question: int = Field(
+        64, ge=2, description="rollouts of a question, to see whether it is worth searching"
+    )
+    n_screen: int = Field(64, ge=2, description="rollouts from each prefix that is screened")
+    n_confirm: int = Field(128, ge=2, description="fresh rollouts before, and as many after, each candidate")
+    p_gap: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="change of p over a segment that is followed up; set it below the change looked for, since with "
+        "64 rollouts an estimated change is off by 0.09 or so",
+    )
+    max_nats: float | None = Field(
+        2.0,
+        gt=0,
+        description="segments of more surprise (-log probability of their tokens) are split though p is the same at "
+        "both ends; null leaves it at Phi-4's recursion, which passes over changes that are taken back",
+    )
+    min_p: float = Field(0.2, ge=0, le=1, description="questions answered rightly less often are left out")
+    max_p: float = Field(0.8, ge=0, le=1, description="questions answered rightly more often are left out")
+    num_attempts: int = Field(2, ge=1, description="attempts searched per question, right and wrong by turns")
+    max_prefixes: int = Field(
+        64, ge=1, description="most prefixes screened per question, largest changes first"
+    )
+    max_candidates: int = Field(
+        16, ge=1, description="most tokens confirmed per question, largest changes first"
+    )
 
-    n_question: int = 64
-    n_screen: int = 64
-    n_confirm: int = 128
-    p_gap: float = 0.15
-    max_nats: float | None = 2.0
-    min_p: float = 0.2
-    max_p: float = 0.8
-    num_attempts: int = 2
-    max_prefixes: int = 64
-    max_candidates: int = 16
-    name = "pivotal"
+    name: ClassVar[str] = "pivotal"
+
+    @model_validator(mode="after")
+    def _check_range(self) -> "PivotalSearch":
+        if self.min_p > self.max_p:
+            raise ConfigError(
+                f"min_p {self.min_p} is above max_p {self.max_p}: no question would be searched"
+            )
+        return self
 
     @property
     def max_rollouts(self) -> int:
@@ -106,8 +128,8 @@ class PivotalSearch:
     def search(
         self, context: SearchContext, problem: ProblemView
     ) -> Generator[list[Request], list[Reply], SearchedProblem]:
-        """The candidates of one problem, tested on fresh rollouts."""
-        sampler = _Sampler(context, problem)
+        """The candidates of one problem, tested on fresh rollouts. The context must sample, the driver have a judge."""
+        sampler = RolloutSampler(context, problem, self.name)
         draft = begin_draft(context, problem.question)
         (rollouts,) = yield from sampler.draw("question", [draft], self.n_question)
         question = tally_rollouts(rollouts)
@@ -142,7 +164,7 @@ class PivotalSearch:
         return None if any(one.attempt.finish == "stop" for one in rollouts) else "too_often_truncated"
 
     def _screen(
-        self, sampler: "_Sampler", paths: Sequence[Path], question: Tally
+        self, sampler: RolloutSampler, paths: Sequence[Path], question: Tally
     ) -> Generator[list[Request], list[Reply], "_Screening"]:
         """Halve the paths down to the single tokens over which p seems to change, the largest changes first."""
         known = {path.prefix(0): question for path in paths}
@@ -176,7 +198,7 @@ class PivotalSearch:
         return may_hide or abs(segment.compute_change(known)) >= self.p_gap
 
     def _confirm(
-        self, sampler: "_Sampler", singles: Sequence["_Single"]
+        self, sampler: RolloutSampler, singles: Sequence["_Single"]
     ) -> Generator[list[Request], list[Reply], list[Candidate]]:
         """Fresh rollouts before and after each single token; nobody else's."""
         tokens = [one.segment for one in singles]
@@ -243,48 +265,3 @@ class _Screening(NamedTuple):
 
     singles: list[_Single]
     num_unsplit: int
-
-
-@dataclass(slots=True)
-class _Sampler:
-    """Draws and grades rollouts from drafts, and keeps the account by phase."""
-
-    context: SearchContext
-    problem: ProblemView
-    cost: Cost = field(default_factory=Cost)
-    num_rollouts: Counter[str] = field(default_factory=Counter)
-    num_truncated: Counter[str] = field(default_factory=Counter)
-
-    def draw(
-        self, phase: str, drafts: Sequence[Draft], count: int, tags: Sequence[str] | None = None
-    ) -> Generator[list[Request], list[Reply], list[list[GradedAttempt]]]:
-        """`count` rollouts from each draft, all side by side; seeds depend on phase, draft and tag."""
-        if not drafts:
-            return []
-        drawn = yield [
-            Gather(self._roll_out(draft, count, f"{phase} {tag}"))
-            for draft, tag in zip(drafts, tags or [""] * len(drafts), strict=True)
-        ]
-        for rollouts in drawn:
-            self.num_rollouts[phase] += len(rollouts)
-            self.num_truncated[phase] += tally_rollouts(rollouts).num_truncated
-            for one in rollouts:
-                self.cost += one.attempt.cost
-        return drawn
-
-    def _roll_out(self, draft: Draft, count: int, purpose: str) -> list[Search]:
-        prefix = content_hash(list(draft.token_ids))
-        seed = derive_seed("pivotal", self.context.seed, self.problem.id, purpose, prefix)
-        return [
-            self._roll_out_once(draft, number, derive_seed("rollout", seed, number))
-            for number in range(count)
-        ]
-
-    def _roll_out_once(
-        self, draft: Draft, number: int, seed: int
-    ) -> Generator[list[Request], list[Reply], GradedAttempt]:
-        attempt = yield from continue_solution(
-            self.context, self.problem, draft, sample=number, strategy=PivotalSearch.name, seed=seed
-        )
-        (verdict,) = yield [Verify(attempt)]
-        return GradedAttempt(attempt, verdict)
