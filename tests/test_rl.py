@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def test_the_reward_rises(grown: Path) -> None:
     entries = run_rl(grown, "learning", iterations=10, prompts=4, samples=16, num_slots=64, train=fast)
     rewards = [entry["rewards"]["rewards.py:early_letters"] for entry in entries]
     assert rewards[-1] > rewards[0] + 0.2, rewards
+    assert [entry["tokens"] for entry in entries] == [*accumulate(entry["step_tokens"] for entry in entries)]
 
 
 class Killed(BaseException):

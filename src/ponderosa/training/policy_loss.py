@@ -42,4 +42,6 @@ class PolicyGradient:
             scores.logprobs, tokens, self.config, entropies_M=scores.entropies
         )
         gap = (scores.logprobs.detach() - columns["sampling_logprobs"]).abs().sum()
-        return LossSums(objective, objective.detach(), {**facts, "engine_gap": gap})
+        # The log has tokens of its own: all that were trained on, not these.
+        logged = {name: total for name, total in facts.items() if name != "tokens"}
+        return LossSums(objective, objective.detach(), {**logged, "engine_gap": gap})
