@@ -5,6 +5,7 @@ are classes (`s0`, `s1`, …), so that light and dark are the style sheet's busi
 left out, never drawn somewhere else.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,32 @@ def render_curve(series: Series, *, x_title: str, format_x: Callable[[float], st
         _x_title(x_title),
         tag("polyline", points=_path(raw), class_=f"raw s{series.colour}"),
         tag("polyline", points=_path(mean), class_=f"mean s{series.colour}"),
+    )
+
+
+def render_lines(
+    series: Sequence[Series],
+    *,
+    x_title: str,
+    format_y: Callable[[float], str],
+    title: str,
+    is_noisy: bool = True,
+) -> Html:
+    """Quantities against whole steps, zero always in sight. Of noisy ones each step is faint, a running mean on top."""
+    lines = [(one.colour, [point for point in one.points if _is_drawable(point)]) for one in series]
+    xs = [point.x for _, points in lines for point in points]
+    ys = [point.y for _, points in lines for point in points]
+    if len(set(xs)) < 2:
+        return tag("p", "Fewer than two finite points.", class_="missing")
+    low, high = min(0.0, *ys), max(0.0, *ys)
+    x = _linear_scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y = _linear_scale(low, high, HEIGHT - BOTTOM, TOP)
+    return _svg(
+        title,
+        [_y_tick(y(value), format_y(value)) for value in _nice_ticks(low, high, 4)],
+        [_x_tick(x(at), f"{at:,.0f}") for at in _nice_ticks(min(xs), max(xs), 4) if at == round(at)],
+        _x_title(x_title),
+        [mark for colour, points in lines for mark in _draw_line(points, colour, x, y, is_noisy)],
     )
 
 
@@ -150,6 +177,25 @@ def _spell(point: Point) -> str:
     return f"{100 * point.y:.1f}%{whole}"
 
 
+def _is_drawable(point: Point) -> bool:
+    """Finite, and far from where a difference of two values is not."""
+    return abs(point.x) < 1e100 and abs(point.y) < 1e100
+
+
+def _draw_line(points: Sequence[Point], colour: int, x: Scale, y: Scale, is_noisy: bool) -> list[Html]:
+    values = [point.y for point in points]
+    kept = _thin(len(points))
+    drawn = [("raw", values), ("mean", _average(values))] if is_noisy else [("mean", values)]
+    return [
+        tag(
+            "polyline",
+            points=_path([(x(points[i].x), y(heights[i])) for i in kept]),
+            class_=f"{kind} s{colour}",
+        )
+        for kind, heights in drawn
+    ]
+
+
 def _draw_whisker(at: float, point: Point, label: str, colour: int, y: Scale) -> Html:
     whisker = None
     if point.low is not None and point.high is not None:
@@ -225,6 +271,14 @@ def _smooth(values: Sequence[float]) -> list[float]:
         total, weight = keep * total + value, keep * weight + 1
         smooth.append(total / weight)
     return smooth
+
+
+def _average(values: Sequence[float]) -> list[float]:
+    """Running mean over about a tenth of a short curve, half of it ahead, so that it does not lag behind."""
+    sums = [0.0, *itertools.accumulate(values)]
+    reach = math.ceil(len(values) / 20)
+    spans = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
 def _quantile(points: Sequence[Point], share: float) -> float:

@@ -9,6 +9,7 @@ from ponderosa.report.costs import render_costs, render_yields
 from ponderosa.report.html import Html, join, tag
 from ponderosa.report.preferences import render_preferences
 from ponderosa.report.provenance import render_environment, render_recipe
+from ponderosa.report.reinforcement import render_reinforcement
 from ponderosa.report.results import (
     render_headline,
     render_samples_curve,
@@ -56,6 +57,8 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
     """Title, what the reader sees, and the content; None where it does not apply to this run."""
     has_seeds = any(row.get("seeds") for row in run.rows)
     arms = render_arm_tables(run)
+    reinforcement = render_reinforcement(run)
+    training = render_training(run)
     return [
         (
             "Arms",
@@ -79,15 +82,24 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
         ),
         (
             "Training",
-            "Loss per token on what carries loss, logarithmic; faint: single steps.",
-            _or_missing(render_training(run), "training metrics"),
+            "Loss per token (per pair in preference training) on what carries loss, logarithmic; faint: single steps.",
+            training if reinforcement else _or_missing(training, "training metrics"),
         ),
         (
             "Preferences",
             "Margins of implicit reward (β times how much more the model has come to favour the chosen attempt of a pair) "
-            "against how much longer that attempt is; before training every margin is 0. A curve that rises or falls "
-            "throughout is a preference for length. Dots are means over problems, whiskers 95% intervals.",
+            "by step, of its pairs before it trains on them, and against how much longer that attempt is; before training "
+            "every margin is 0. A curve by length that rises or falls throughout is a preference for length. Dots are "
+            "means over problems, whiskers 95% intervals.",
             render_preferences(run),
+        ),
+        (
+            "Reinforcement learning",
+            "What the policy's own attempts earned, step by step, and how it changed; faint: single steps, below each "
+            "chart the mean of the first tenth of the steps → that of the last. Mismatch is how far the probabilities "
+            "that attempts were sampled with are from those the trainer computes: rounding, and from the second update "
+            "of the same attempts on, what the policy has moved.",
+            reinforcement,
         ),
         (
             "Attempts",

@@ -1,10 +1,21 @@
-"""Margins of preference training against length differences: how much of a preference is one for length."""
+"""Preference training: margins by step, and against length differences: how much of a preference is one for length."""
 
 from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_signed
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_count, format_percent
 from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records
+from ponderosa.report.step_curves import Panel, format_share, pick, render_panel
 
+_PANELS = (
+    Panel("Accuracy", "by step", pick("accuracy"), format_share),
+    Panel("Margin", "by step", pick("margin"), "{:.3g}".format),
+    Panel(
+        "Implicit reward",
+        "by step",
+        pick(chosen="chosen_reward", rejected="rejected_reward"),
+        "{:.3g}".format,
+    ),
+)
 _CURVES = (
     ("trained", "margin after training"),
     ("reference", "log-probability difference before (nats)"),
@@ -12,14 +23,24 @@ _CURVES = (
 
 
 def render_preferences(run: Run) -> Html | None:
-    """Two figures for each stage that was trained on pairs; None if none was."""
-    trained = [stage for stage in run.stages if stage.margins]
+    """What each stage that was trained on pairs logged by step and by length; None if none was."""
+    trained = [
+        stage for stage in run.stages if stage.margins or any("margin" in step for step in stage.metrics)
+    ]
     figures = [
-        _render_curve(stage, as_record(stage.margins.get(key)), title, rank % NUM_COLOURS)
-        for rank, stage in enumerate(trained)
-        for key, title in _CURVES
+        figure for rank, stage in enumerate(trained) for figure in _list_figures(stage, rank % NUM_COLOURS)
     ]
     return tag("div", figures, class_="charts") if figures else None
+
+
+def _list_figures(stage: StageFolder, colour: int) -> list[Html]:
+    by_step = [render_panel(stage, panel, colour, names_stage=True) for panel in _PANELS]
+    by_length = [
+        _render_curve(stage, as_record(stage.margins.get(key)), title, colour)
+        for key, title in _CURVES
+        if stage.margins
+    ]
+    return [*(figure for figure in by_step if figure), *by_length]
 
 
 def _render_curve(stage: StageFolder, summary: Record, title: str, colour: int) -> Html:

@@ -42,6 +42,11 @@ class StageFolder:
     def counts(self) -> Record:
         return as_record(self.manifest.get("counts"))
 
+    @property
+    def is_reinforcement(self) -> bool:
+        """Whether it learned from rewards; a stage that is unfinished has no manifest to say its kind."""
+        return any("flat_frac" in step for step in self.metrics)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
