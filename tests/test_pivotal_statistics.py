@@ -159,6 +159,13 @@ def test_a_change_that_is_all_truncation_is_no_evidence() -> None:
     assert compute_change_p(before, Tally(100, 0, 100), 0.0) == 1.0
 
 
+def test_a_change_whose_direction_depends_on_truncation_is_no_evidence() -> None:
+    before, after = Tally(200, 120, 0), Tally(200, 80, 118)
+    assert compute_difference_p((120, 200), (80, 200)) < 1e-3
+    assert compute_difference_p((120, 200), (80, 82)) < 1e-3
+    assert compute_change_p(before, after, 0.0) == 1.0
+
+
 def test_without_truncation_both_ways_are_one() -> None:
     expected = compute_difference_p((60, 100), (30, 100), 0.05)
     assert compute_change_p(Tally(100, 60, 0), Tally(100, 30, 0), 0.05) == expected

@@ -1,8 +1,9 @@
 """From the candidates of all problems to pivotal tokens and single-token pairs: one family of tests, pure rules."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import chain, permutations
 from typing import NamedTuple
 
 from ponderosa.metrics import adjust_bh
@@ -64,21 +65,23 @@ def judge_candidates(
 
 def mark_cancelling(findings: Sequence[Finding], p_gap: float) -> list[Finding]:
     """The findings, those marked that cancel a neighbour: what a search from segment ends passes over elsewhere."""
-    pivotal = [(place, one) for place, one in enumerate(findings) if one.is_pivotal]
+    pivotal: defaultdict[str, list[int]] = defaultdict(list)
+    for place, one in enumerate(findings):
+        if one.is_pivotal:
+            pivotal[one.problem_id].append(place)
     cancelling: set[int] = set()
-    for (i, first), (j, second) in permutations(pivotal, 2):
-        is_next = _follows(second, first)
-        if is_next and first.change * second.change < 0 and abs(first.change + second.change) < p_gap:
+    for i, j in chain.from_iterable(permutations(places, 2) for places in pivotal.values()):
+        first, second = findings[i], findings[j]
+        is_reversed = first.change * second.change < 0 and abs(first.change + second.change) < p_gap
+        if is_reversed and _follows(second.candidate, first.candidate):
             cancelling |= {i, j}
     return [replace(one, cancels_neighbour=place in cancelling) for place, one in enumerate(findings)]
 
 
-def _follows(second: Finding, first: Finding) -> bool:
+def _follows(second: Candidate, first: Candidate) -> bool:
     """Is the second the sampled token right behind the first, on one path?"""
-    if second.problem_id != first.problem_id or second.candidate.order != first.candidate.order + 1:
-        return False
-    through = (*first.candidate.prefix_ids, first.candidate.token_id)
-    return second.candidate.prefix_ids[: len(through)] == through
+    through = (*first.prefix_ids, first.token_id)
+    return second.order == first.order + 1 and second.prefix_ids[: len(through)] == through
 
 
 def choose_pair(finding: Finding, *, min_count: int) -> TokenPair | None:

@@ -80,18 +80,16 @@ def bound_change(logprobs: Sequence[float]) -> float:
 def compute_change_p(before: Tally, after: Tally, min_effect: float) -> float:
     """p-value of |p after - p before| <= min_effect; the larger of truncation as failure and truncation left out.
 
-    Rejecting only if both tests do keeps the level of each (intersection-union test, Berger 1982).
+    Rejecting only if both tests do keeps the level of each (intersection-union test, Berger 1982). 1 if the two ways
+    see the change go in opposite directions.
     """
-    if not before.num_finished or not after.num_finished:
+    if before.finished_rate is None or after.finished_rate is None:
         return 1.0
-    return max(
-        compute_difference_p(
-            (before.num_correct, before.num_samples), (after.num_correct, after.num_samples), min_effect
-        ),
-        compute_difference_p(
-            (before.num_correct, before.num_finished), (after.num_correct, after.num_finished), min_effect
-        ),
-    )
+    if (after.rate - before.rate) * (after.finished_rate - before.finished_rate) < 0:
+        return 1.0
+    (a, b) = ((one.num_correct, one.num_samples) for one in (before, after))
+    (c, d) = ((one.num_correct, one.num_finished) for one in (before, after))
+    return max(compute_difference_p(a, b, min_effect), compute_difference_p(c, d, min_effect))
 
 
 def compute_difference_p(a: tuple[int, int], b: tuple[int, int], min_effect: float = 0.0) -> float:
