@@ -106,7 +106,7 @@ def read_p(planted: Sequence[planting.PlantedProblem], finding: Finding, token_i
 
 
 def build_rows(ours: Score, peers: dict[str, Score]) -> list[dict[str, Any]]:
-    """Each figure in per cent beside each peer's."""
+    """Each figure in per cent beside each peer's; none for what was not planted."""
     figures = {
         "planted pivotal tokens found": lambda one: (one.found, one.planted),
         "true ones among tokens called pivotal": lambda one: (one.called - one.false, one.called),
@@ -114,6 +114,8 @@ def build_rows(ours: Score, peers: dict[str, Score]) -> list[dict[str, Any]]:
     }
     rows = []
     for work, count in figures.items():
+        if not count(ours)[1]:
+            continue
         interval = compute_wilson_interval(*count(ours))
         for peer, theirs in peers.items():
             shares = [100 * hits / max(1, total) for hits, total in (count(ours), count(theirs))]
