@@ -105,6 +105,7 @@ def test_failed_work_is_1(cli: Cli, tmp_path: Path) -> None:
         (["run", "quickstart-tiny", "--set", "stages.stf.epochs=2"], ["did you mean 'sft'"]),
         (["run", "nowhere.yaml"], ["no such file: nowhere.yaml"]),
         (["run", "quickstart-tiny", "--device", "tpu", "--out", "/dev/null/x"], ["'tpu'", "cpu"]),
+        (["run", "quickstart-tiny", "--track", "tensorbord"], ["did you mean 'tensorboard'", "wandb"]),
         (["run", "quickstart-tiny", "--dtype", "int8"], ["no dtype 'int8'", "bfloat16"]),
         (["solve", "nowhere", "1 + 1?"], ["no such model directory: nowhere"]),
         (["evaluate", "nowhere", "--suite", "quantities"], ["no such model directory: nowhere"]),

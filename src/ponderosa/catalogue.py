@@ -72,7 +72,8 @@ def examine_machine() -> dict[str, str]:
     }
     for tier, finding in tiers_available().items():
         findings[f"sandbox {tier}"] = "works" if finding is None else f"does not work: {finding}"
-    for package, extra in (("reasoning_gym", "gym"), ("datasets", "hub"), ("trl", "bench")):
+    trackers = (("tensorboard", "track"), ("wandb", "track"), ("trackio", "track"))
+    for package, extra in (("reasoning_gym", "gym"), ("datasets", "hub"), ("trl", "bench"), *trackers):
         is_here = importlib.util.find_spec(package) is not None
         findings[package] = "installed" if is_here else f"not installed (pip install 'ponderosa[{extra}]')"
     data = os.environ.get("PONDEROSA_DATA")

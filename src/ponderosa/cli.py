@@ -103,6 +103,12 @@ def run(
         bool, typer.Option("--dry-run", help="Check everything and show the stages; run nothing.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Sandbox and grader processes.")] = 2,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track", help="Send training curves to tensorboard, wandb or trackio too; may be repeated."
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -112,7 +118,9 @@ def run(
     from ponderosa.console import build_progress
     from ponderosa.pipeline import RunOptions, explain_stage, run_recipe
     from ponderosa.planning import find_base, find_recipe, label_stages, load_recipe, plan_runs
+    from ponderosa.tracking import find_trackers
 
+    trackers = find_trackers(track or [])
     path = find_recipe(recipe)
     loaded = load_recipe(path, assignments or [])
     base = find_base(path)
@@ -126,7 +134,13 @@ def run(
             print(f"{name:{width}} {stage.kind:14} {state:9} {stage.folder_name}")
             log.debug(explain_stage(stage, out))
         return
-    options = RunOptions(device=device, dtype=dtype, workers=workers, progress=build_progress(quiet=quiet))
+    options = RunOptions(
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        progress=build_progress(quiet=quiet),
+        trackers=trackers,
+    )
     summary = run_recipe(loaded, base, out, options)
     from ponderosa.report.page import write_report
     from ponderosa.report.terminal import render_run_table

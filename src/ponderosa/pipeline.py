@@ -21,6 +21,7 @@ from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
 from ponderosa.stages.stage import UNFINISHED, Context, Outcome
 from ponderosa.summary import compute_joint, write_summary
+from ponderosa.tracking import Tracker, track_stage
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class RunOptions:
     dtype: str = "auto"
     workers: int = 2
     progress: Progress = SILENT
+    trackers: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -102,18 +104,22 @@ def _run_stage(stage: PlannedStage, folder: Path, base: Path, options: RunOption
     _remove(folder, ("**/.*.tmp",))
     config = name_by_content(stage.config.model_dump(mode="json"), _list_file_names(stage))
     write_json(folder / "config.json", {"use": stage.kind, **config})
-    context = Context(
-        name=stage.name,
-        folder=folder,
-        inputs={need: folder.parent / name for need, name in stage.inputs.items()},
-        base=base,
-        seed=stage.seed,
-        device=options.device,
-        dtype=options.dtype,
-        workers=options.workers,
-        progress=options.progress,
-    )
-    with spent_seconds(folder / "seconds.json") as read_seconds:
+    with (
+        track_stage(options.trackers, folder) as observe,
+        spent_seconds(folder / "seconds.json") as read_seconds,
+    ):
+        context = Context(
+            name=stage.name,
+            folder=folder,
+            inputs={need: folder.parent / name for need, name in stage.inputs.items()},
+            base=base,
+            seed=stage.seed,
+            device=options.device,
+            dtype=options.dtype,
+            workers=options.workers,
+            progress=options.progress,
+            observe=observe,
+        )
         outcome = stage.module.run(stage.config, context)
         outcome.ledger.seconds = read_seconds()
     write_json(folder / "manifest.json", build_manifest(stage, context, outcome))

@@ -4,9 +4,16 @@ Work takes a `Progress` and calls `start`, `advance`, `finish`; the command line
 libraries use `SILENT`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Shown every line of a training log in order, those of an interrupted run again when it is continued."""
+
+
+def ignore_line(line: Mapping[str, Any]) -> None:
+    """The observer when nobody watches."""
 
 
 class Task(Protocol):

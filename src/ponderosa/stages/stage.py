@@ -14,9 +14,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
 from ponderosa.config import Config, suggest
 from ponderosa.errors import ConfigError
 from ponderosa.ledger import Ledger
-from ponderosa.progress import Progress
+from ponderosa.progress import Observer, Progress, ignore_line
 
-UNFINISHED = ("journal.jsonl", "checkpoint.safetensors", "seconds*.json")
+UNFINISHED = ("journal.jsonl", "checkpoint.safetensors", "seconds*.json", "tracked-*.json")
 """Files that only a continued run needs. The pipeline removes them when the stage is done, never before: a stage
 killed just short of its end then has nothing to do again."""
 
@@ -48,7 +48,8 @@ class StageConfig(Config):
 class Context:
     """Where a stage works and what it may use.
 
-    folder: its own folder. inputs: folder of each stage it needs, by name. base: the recipe's folder.
+    folder: its own folder. inputs: folder of each stage it needs, by name. base: the recipe's folder. observe: of its
+    training steps.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Context:
     dtype: str
     workers: int
     progress: Progress
+    observe: Observer = ignore_line
 
 
 @dataclass(slots=True)

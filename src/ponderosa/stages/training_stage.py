@@ -118,7 +118,14 @@ def train_and_save(
         config = config.model_copy(update={"dtype": context.dtype})
     seed = derive_seed("train", context.name, context.seed)
     result = train(
-        learner.model, source, config, loss=loss, folder=context.folder, seed=seed, progress=context.progress
+        learner.model,
+        source,
+        config,
+        loss=loss,
+        folder=context.folder,
+        seed=seed,
+        progress=context.progress,
+        observe=context.observe,
     )
     save_model(context.folder / MODEL, learner.model, learner.tokenizer, learner.prompt_format)
     return Outcome(

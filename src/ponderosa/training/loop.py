@@ -24,7 +24,7 @@ from ponderosa.data.packing import Batch
 from ponderosa.errors import DataError, NonFiniteLoss
 from ponderosa.identity import content_hash, derive_seed
 from ponderosa.ledger import Ledger, compute_train_flops, count_matrix_parameters
-from ponderosa.progress import SILENT, Progress, Task, track
+from ponderosa.progress import SILENT, Observer, Progress, Task, ignore_line, track
 from ponderosa.records import Row
 from ponderosa.training.batching import list_documents
 from ponderosa.training.checkpoints import Position, load_checkpoint, save_checkpoint
@@ -111,10 +111,11 @@ def train(
     folder: Path,
     seed: int,
     progress: Progress = SILENT,
+    observe: Observer = ignore_line,
 ) -> TrainResult:
     """Train `model` in place, one optimizer step for each batch; `loss` defaults to cross-entropy.
 
-    The folder receives `metrics.jsonl` (one line a step) and the checkpoint, from which a later call with the same
+    The folder receives `metrics.jsonl` (one line a step, shown to `observe`) and the checkpoint, from which a later call with the same
     arguments continues. Raises NonFiniteLoss; DataError for a checkpoint of another run or a batch without loss.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,10 +130,13 @@ def train(
         run.computer.running(),
         torch.random.fork_rng(),
     ):
+        for entry in log.entries:
+            observe(entry)
         saved_at = time.monotonic()
         for step in range(position.step, source.num_steps):
             entry = run.do_step(step, ledger)
             log.append(entry)
+            observe(entry)
             bar.advance(entry["step_tokens"] if source.num_tokens else 1, loss=round(entry["loss"], 4))
             if step + 1 == source.num_steps or time.monotonic() - saved_at >= config.checkpoint_every_s:
                 log.sync()
