@@ -5,8 +5,8 @@
 Fairness: the same Llama, tokenizer, prompts, reward (a count of characters), AdamW, temperature 1, no reference model, one
 update for each drawing, completions of at most 51 tokens (with random weights nearly all are that long). TRL samples
 with transformers `generate` and runs without gradient checkpointing and logging, in float32 and in bfloat16; the
-faster is the row's peer. Ours runs in float32 with everything the `rl` stage does: the journal of attempts on disk, log,
-checkpoint. Repeats are interleaved; rows show medians of the seconds for one step, the first step not counted.
+faster is the row's peer. Ours samples in float32 and updates in float32, as the `rl` stage does by default, or in
+bfloat16, with everything that stage does: the journal of attempts on disk, log, checkpoint. Repeats are interleaved; rows show medians of the seconds for one step, the first step not counted.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -74,7 +74,9 @@ def count_early_letters(text: str) -> float:
     return sum("a" <= character < "n" for character in text) / 100
 
 
-def run_ponderosa(steps: int, *, share_prompts: bool) -> float:
+def run_ponderosa(
+    steps: int, *, share_prompts: bool = True, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> float:
     """The batch source and the loop of the `rl` stage."""
     config = rl.Config(
         sources=(ProblemSource(task="quantities", count=len(PROBLEMS)),),
@@ -89,7 +91,7 @@ def run_ponderosa(steps: int, *, share_prompts: bool) -> float:
         train=TrainConfig(
             optimizer=OptimizerConfig(name="adamw", learning_rate=LR),
             schedule=ScheduleConfig(name="constant"),
-            dtype="float32",
+            dtype=dtype,
         ),
     )
     learner = Learner(build_model(), TOKENIZER, PLAIN_PROSE, HFCodec(TOKENIZER))
@@ -165,8 +167,9 @@ def run_trl(steps: int, *, bf16: bool) -> float:
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "ponderosa": lambda steps: run_ponderosa(steps, share_prompts=True),
-    "ponderosa, prompts written out": lambda steps: run_ponderosa(steps, share_prompts=False),
+    "ponderosa, float32": lambda steps: run_ponderosa(steps),
+    "ponderosa, float32, prompts written out": lambda steps: run_ponderosa(steps, share_prompts=False),
+    "ponderosa, bfloat16 update": lambda steps: run_ponderosa(steps, dtype="bfloat16"),
     "TRL float32": lambda steps: run_trl(steps, bf16=False),
     "TRL bfloat16": lambda steps: run_trl(steps, bf16=True),
 }
@@ -186,7 +189,7 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for name, run in CONTESTANTS.items():
             seconds[name].append(run(arguments.steps))
-            print(f"{name:32} {seconds[name][-1]:.2f} s a step", flush=True)
+            print(f"{name:40} {seconds[name][-1]:.2f} s a step", flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     peer = min((name for name in medians if name.startswith("TRL")), key=medians.__getitem__)
     rows = []

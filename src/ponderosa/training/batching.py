@@ -18,6 +18,9 @@ from torch import Tensor
 from ponderosa.records import Row
 from ponderosa.training.attention import DocumentLayout, Span, build_layout
 
+MIN_SHARED_TOKENS = 1024
+"""A step of fewer tokens is not worth dividing between workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -73,7 +76,8 @@ def build_microbatches(
     """Every document of the rows in streams of about equal size, longest first.
 
     A stream holds at most `max_tokens`, give or take half a document (or half a row, for trees and if `keep_rows`). There
-    is one, or an even number of them, so that two workers finish together; the cut depends on the rows alone.
+    is one, or an even number of them, so that two workers finish together: on a CPU, where there are workers, one
+    only if it is too short to share. The cut depends on the rows and the kind of device alone.
     """
     units: list[list[Document]] = []
     for number, row in enumerate(rows):
@@ -82,6 +86,8 @@ def build_microbatches(
     units.sort(key=lambda unit: -max(document.length for document in unit))
     num_tokens = sum(len(row.token_ids) for row in rows)
     num_streams = -(-num_tokens // max_tokens)
+    if device.type == "cpu" and num_tokens >= MIN_SHARED_TOKENS:
+        num_streams = max(2, num_streams)
     num_streams += num_streams > 1 and num_streams % 2
     streams: list[list[Document]] = [[] for _ in range(num_streams)]
     offset = 0
