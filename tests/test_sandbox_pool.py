@@ -227,3 +227,13 @@ def test_bad_requests_name_what_is_allowed() -> None:
         Sandbox(workers=0)
     with pytest.raises(ValueError, match="must be positive"):
         Limits(wall_s=0)
+
+
+def test_a_state_is_kept_only_if_it_is_dear_to_reach_again() -> None:
+    dear = "x = 0\nfor i in range(100_000):\n    x += i"
+    with Sandbox(tiers=("monty",), workers=1) as sandbox:
+        assert sandbox._monty is not None
+        states = sandbox._monty.states
+        sandbox.execute([dear], "y = x")
+        assert states.get((dear, "y = x")) is not None
+        assert sandbox.execute([dear, "y = x"], "print(y)").output == "4999950000\n"

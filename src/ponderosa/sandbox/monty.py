@@ -1,7 +1,7 @@
 """The `monty` tier: a pool of pydantic-monty worker processes, and the states that prefixes left behind.
 
-Restoring a dumped state takes about 0.1 ms; running a prefix again takes 0.15 ms a step and whatever the steps
-compute, so states are kept, the least recently used going first.
+Dumping and restoring a state costs about as much as running five cheap steps again (LOG.md has the measurement), so a
+state is kept only if what led to it took longer; the least recently used goes first.
 """
 
 import contextlib
@@ -24,6 +24,8 @@ from ponderosa.sandbox.jail.determinism import FIXED_TIME_S, SEED
 
 _MAX_STATE_BYTES = 1 << 20
 _MAX_CACHE_BYTES = 64 << 20
+_REPLAYED_MS = 1.0
+"""Prefixes that run in this time are run again rather than kept."""
 _COLLECTED_BYTES = 1 << 16  # what the collector may hold, beyond all that a step may print
 _POLICY = pydantic_monty.OSPolicy(
     datetime=datetime.datetime.fromtimestamp(FIXED_TIME_S, datetime.UTC),
@@ -107,7 +109,7 @@ class MontyTier:
         """Run `steps` in the state `prefix` leaves, until one is not ok; an execution for each step begun.
 
         A prefix that does not run again gives the one execution that ended it. `keeps_state` remembers the
-        state after the last step. Raises WorkerLost when workers die on harmless code too.
+        state after the last step, if it is dear to reach again. Raises WorkerLost when workers die on harmless code too.
         """
         executions = self._run_retrying(prefix, steps, keeps_state)
         if self.is_final and executions and executions[-1].outcome == "memory":
@@ -146,6 +148,7 @@ class MontyTier:
             state = self.states.get(prefix) if prefix else None
             if state is not None:
                 session.load_session(state)
+            began = perf_counter()
             for step in prefix if state is None else ():
                 execution = self._feed(session, step, is_bounded)
                 if execution.outcome != "ok":
@@ -154,7 +157,8 @@ class MontyTier:
                 results.append(self._feed(session, step, is_bounded))
                 if results[-1].outcome != "ok":
                     return results
-            if keeps_state:
+            is_dear = state is not None or 1000 * (perf_counter() - began) > _REPLAYED_MS
+            if keeps_state and is_dear:
                 self.states.put((*prefix, *steps), session.dump())
         return results
 
