@@ -32,7 +32,8 @@ class Packing:
 
 def split_documents(row: Row) -> Iterator[Row]:
     """The documents of a row, each as a row of its own."""
-    assert not row.is_tree and not row.columns, "only plain rows are taken apart"
+    is_plain = not (row.is_tree or row.columns)
+    assert is_plain, "only plain rows are taken apart"
     start = 0
     for _, group in groupby(row.document_ids):
         stop = start + sum(1 for _ in group)

@@ -24,6 +24,8 @@ from transformers import AttentionInterface, PreTrainedModel
 IMPLEMENTATION = "ponderosa_documents"
 MAX_PADDING_FRAC = 0.25
 """A group takes shorter documents until this share of it would be padding."""
+LENGTH_BUCKET = 16
+"""Groups are padded to a multiple of this length: kernels are prepared for each shape anew."""
 MAX_SHORT_LENGTH = 512
 """Up to here a CPU keeps the whole score matrix of a document; beyond, torch's blocked kernel saves the memory."""
 
@@ -58,15 +60,20 @@ class DocumentLayout:
     places_N: Tensor
 
 
-def build_layout(spans: Sequence[Span], device: torch.device) -> DocumentLayout:
-    """The layout of a stream that its documents fill without a gap."""
-    places_N = np.empty(sum(span.length for span in spans), dtype=np.int64)
+def round_up(count: int, bucket: int) -> int:
+    """The least multiple of `bucket` that is not below `count`."""
+    return -(-count // bucket) * bucket
+
+
+def build_layout(spans: Sequence[Span], device: torch.device, *, num_tokens: int) -> DocumentLayout:
+    """The layout of a stream of `num_tokens`; those behind its documents are padding and get anything finite."""
+    places_N = np.zeros(num_tokens, dtype=np.int64)
     groups: list[Group] = []
     num_places = 0
     for members in _group_spans(spans):
         lengths_B1 = np.array([span.length for span in members])[:, None]
         starts_B1 = np.array([span.start for span in members])[:, None]
-        steps_T = np.arange(members[0].length)
+        steps_T = np.arange(round_up(members[0].length, LENGTH_BUCKET))
         is_token_BT = steps_T < lengths_B1
         index_BT = np.where(is_token_BT, starts_B1 + steps_T, 0)
         places_N[index_BT[is_token_BT]] = num_places + is_token_BT.ravel().nonzero()[0]

@@ -18,6 +18,9 @@ from torch import Tensor
 from ponderosa.records import Row
 from ponderosa.training.attention import DocumentLayout, Span, build_layout
 
+TOKEN_BUCKET = 128
+"""Streams are padded to a multiple of this: kernels are prepared for each number of tokens anew, which on a CPU can
+take longer than computing (LOG.md)."""
 MIN_SHARED_TOKENS = 1024
 """A step of fewer tokens is not worth dividing between workers."""
 
@@ -38,7 +41,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """D documents as one stream (N tokens, M of them predicted).
+    """D documents as one stream (N tokens, padding behind the last document included; M of them predicted).
 
     predictors_M: the stream index whose logits predict a target (the token before it).
     columns_M: the rows' further columns at the targets.
@@ -102,6 +105,7 @@ def build_microbatch(rows: Sequence[Row], documents: Sequence[Document], device:
     """Documents as one stream. Positions restart with each document; in a tree they go on from the prefix."""
     spans = place_documents(documents)
     positions_N = np.concatenate([span.prefix + np.arange(span.length) for span in spans])
+    num_padding = -len(positions_N) % TOKEN_BUCKET
     predictors_N = np.arange(len(positions_N)) - 1
     for span in spans:
         if span.prefix:
@@ -123,8 +127,8 @@ def build_microbatch(rows: Sequence[Row], documents: Sequence[Document], device:
         return torch.from_numpy(array).to(device)
 
     return Microbatch(
-        token_ids_1N=send(token_ids_N)[None],
-        positions_1N=send(positions_N)[None],
+        token_ids_1N=send(np.pad(token_ids_N, (0, num_padding)))[None],
+        positions_1N=send(np.pad(positions_N, (0, num_padding)))[None],
         predictors_M=send(predictors_N[targets_at_M]),
         targets_M=send(token_ids_N[targets_at_M]),
         weights_M=send(weights_N[targets_at_M]),
@@ -132,7 +136,7 @@ def build_microbatch(rows: Sequence[Row], documents: Sequence[Document], device:
         document_M=send(document_M),
         members=tuple(documents),
         places_2M=np.stack([row_N, token_N])[:, targets_at_M],
-        layout=build_layout(spans, device),
+        layout=build_layout(spans, device, num_tokens=len(positions_N) + num_padding),
     )
 
 

@@ -15,11 +15,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ponderosa.records import Row
 from ponderosa.training.attention import document_attention
-from ponderosa.training.batching import Microbatch, build_microbatches
+from ponderosa.training.batching import TOKEN_BUCKET, Microbatch, build_microbatches
 from ponderosa.training.fused import fused_layers
 from ponderosa.training.losses import Loss, LossSums, compute_logprobs
 
@@ -127,9 +128,11 @@ class GradientComputer:
                 use_cache=False,
                 documents=microbatch.layout,
             ).last_hidden_state
-            predicting_MD = hidden_1ND[0].index_select(0, microbatch.predictors_M)
+            num_predicted = len(microbatch.predictors_M)
+            predictors = functional.pad(microbatch.predictors_M, (0, -num_predicted % TOKEN_BUCKET))
+            predicting_MD = hidden_1ND[0].index_select(0, predictors)
             logits_MV: Tensor = self.model.get_output_embeddings()(predicting_MD)
-        return logits_MV
+        return logits_MV[:num_predicted]
 
     def _map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results in the order of the items, at most one more than there are workers held at a time."""
