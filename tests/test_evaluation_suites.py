@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ponderosa.errors import ConfigError, DataError, RequestError
-from ponderosa.evaluation.suites import Suite, load_suite
+from ponderosa.evaluation.suites import SUITES, Suite, load_suite
+from ponderosa.planning import find_recipe, load_recipe
 from ponderosa.records import Problem
 
 
@@ -96,3 +97,13 @@ def test_benchmarks_load_whole(name, count, benchmark_data, monkeypatch) -> None
     suite = load_suite(name, seed=1)
     assert len(suite.problems) == count
     assert suite.quarantined == ()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-structural"])
+def test_the_quickstarts_suites_are_what_its_recipe_measures(name: str) -> None:
+    recipe = load_recipe(find_recipe("quickstart"))
+    (stage,) = (one for one in recipe.stages if one["name"] == "evaluate-sft")
+    measured = {
+        suite["suite"].replace("quantities", "quickstart"): suite["options"] for suite in stage["suites"]
+    }
+    assert dict(SUITES[name].options) == measured[name]

@@ -28,6 +28,7 @@ from tiny_runs import (
     BASE,
     EVALUATE_BASE,
     EVALUATE_SFT,
+    GROWN,
     PROBLEMS,
     SFT,
     TEXTBOOK,
@@ -533,3 +534,13 @@ def test_the_second_evaluation_is_tested_against_the_first(whole_run: Path) -> N
 
     assert tests
     assert EVALUATE_SFT["compare_to"] == "evaluate-base"
+
+
+def test_models_are_found_by_their_stages_name_whatever_its_key(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for epochs in (1, 2):
+        stages = (*GROWN, {**SFT, "model": "base", "epochs": epochs})
+        run_tiny(out, *stages)
+        *_, sft = plan_recipe(build_recipe(*stages), tmp_path)
+        assert (out / "models" / "sft").resolve() == (out / "stages" / sft.folder_name / "model").resolve()
+    assert (out / "models" / "base" / "config.json").is_file()

@@ -103,7 +103,7 @@ def test_a_file_is_a_task_whose_hash_is_its_content(tmp_path: Path) -> None:
 def test_an_absent_benchmark_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PONDEROSA_DATA", str(tmp_path))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"svamp_test\.jsonl .*PONDEROSA_DATA.*ponderosa\[hub\]"):
+    with pytest.raises(DataError, match=r"svamp_test\.jsonl .*PONDEROSA_DATA.*\.\[hub\]"):
         SVAMP.load("test")
 
 

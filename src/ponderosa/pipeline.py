@@ -5,6 +5,7 @@ continues.
 """
 
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from ponderosa.errors import ConfigError
 from ponderosa.planning import PlannedStage, Recipe, label_stages, name_by_content, plan_runs
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
-from ponderosa.stages.stage import UNFINISHED, Context, Outcome
+from ponderosa.stages.stage import PRODUCTS, UNFINISHED, Context, Outcome
 from ponderosa.summary import compute_joint, write_summary
 from ponderosa.tracking import Tracker, track_stage
 
@@ -71,11 +72,25 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
             if (folder / "DONE").exists():
                 options.progress.say(f"{label}: finished earlier")
                 _remove(folder, UNFINISHED)
+                link_model(out, name, stage)
                 continue
             options.progress.say(f"{label} ({stage.kind})")
             _run_stage(stage, folder, base, options)
+            link_model(out, name, stage)
             write_summary(out, recipe, stages)
         return write_summary(out, recipe, stages, compute_joint(out, recipe, base, stages))
+
+
+def link_model(out: Path, name: str, stage: PlannedStage) -> None:
+    """`models/NAME` leads to the model of a finished stage, whatever its key; the last run decides."""
+    if PRODUCTS[stage.kind] != "model":
+        return
+    link = out / "models" / name.replace(", ", "-").replace(" ", "-")
+    link.parent.mkdir(exist_ok=True)
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(Path("..") / "stages" / stage.folder_name / "model")
+    os.replace(temporary, link)
 
 
 def explain_stage(stage: PlannedStage, out: Path) -> str:
@@ -175,8 +190,6 @@ def build_manifest(stage: PlannedStage, context: Context, outcome: Outcome) -> d
 
 def describe_hardware() -> dict[str, Any]:
     """The machine in words that do not identify it."""
-    import os
-
     return {
         "system": platform.system(),
         "machine": platform.machine(),

@@ -3,8 +3,9 @@
 A suite is for reporting or for selection (choosing checkpoints, stopping, tuning), never both: they come from
 different splits and their seeds are derived for different purposes, so no seed a user picks can mix them.
 
-    quantities              the procedural family, by number of operations
+    quantities              the whole procedural family, by number of operations
     quantities-structural   graphs whose shape never occurs in training
+    quickstart, quickstart-structural     the part of the family that the quickstart's models are grown on
     gsm8k, svamp, math500   benchmarks (`ponderosa.tasks.jsonl`)
     gym/gsm_symbolic        any reasoning-gym task
     FILE.jsonl              a user's problems
@@ -44,7 +45,27 @@ class SuiteRecipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+QUICKSTART_FAMILY: Mapping[str, Any] = {
+    "relations": ["more", "fewer", "times", "half", "sum", "difference", "price", "shared"],
+    "max_operations": 3,
+    "max_distractors": 1,
+    "max_value": 200,
+    "num_names": 24,
+    "num_items": 6,
+    "num_phrasings": 2,
+}
+
 SUITES = {
+    "quickstart": SuiteRecipe(
+        "quantities", slice_keys=("operations",), limit=DEFAULT_LIMIT, options=QUICKSTART_FAMILY
+    ),
+    "quickstart-structural": SuiteRecipe(
+        "quantities",
+        split="structural",
+        slice_keys=("operations",),
+        limit=DEFAULT_LIMIT,
+        options={**QUICKSTART_FAMILY, "min_operations": 2},
+    ),
     "quantities": SuiteRecipe(
         "quantities", slice_keys=("operations",), limit=DEFAULT_LIMIT, options={"max_operations": 6}
     ),

@@ -245,7 +245,8 @@ def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
         import datasets
     except ImportError:
         raise DataError(
-            f"{task.name} was not found: {remedy}, or install ponderosa[hub] to download it"
+            f"{task.name} was not found: {remedy}, or install the extra `hub` to download it "
+            "(in a clone: pip install -e '.[hub]')"
         ) from None
     try:
         rows = datasets.load_dataset(task.hub.path, task.hub.config, split=split)
