@@ -132,6 +132,11 @@ class Attempt:
     seed: int
     error: str | None = None
 
+    @property
+    def num_sampled(self) -> int:
+        """Length in tokens the model wrote: what losses, rewards and statistics of length go by."""
+        return sum(self.sampled)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

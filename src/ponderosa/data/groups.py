@@ -51,14 +51,9 @@ def rebalance_group(group: Group, *, max_accuracy: float, seed: int) -> Group | 
     return group.keep(sorted(right + wrong))
 
 
-def count_sampled(attempt: Attempt) -> int:
-    """Tokens the policy wrote: the length that losses and rewards go by."""
-    return sum(attempt.sampled)
-
-
 def compute_length_spread(attempts: Sequence[Attempt]) -> float:
     """Standard deviation of the attempts' lengths over their mean: 0 where all are equally long."""
-    lengths = [count_sampled(attempt) for attempt in attempts]
+    lengths = [attempt.num_sampled for attempt in attempts]
     return pstdev(lengths) / max(1.0, fmean(lengths))
 
 

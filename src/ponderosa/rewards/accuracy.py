@@ -7,7 +7,7 @@ from pydantic import Field
 from ponderosa.config import Config
 from ponderosa.records import Attempt, Verdict
 from ponderosa.rewards.faults import find_fault
-from ponderosa.rewards.reward import RewardContext, count_sampled
+from ponderosa.rewards.reward import RewardContext
 
 PAPER_MAX_TOKENS = 31_744
 CORRECT_PLATEAU_FRAC = 25_600 / PAPER_MAX_TOKENS
@@ -52,7 +52,7 @@ class LengthAwareAccuracy(Config):
     malformed: float = Field(-1.0, allow_inf_nan=False)
 
     def __call__(self, attempt: Attempt, verdict: Verdict, context: RewardContext) -> float:
-        num_tokens, max_tokens = count_sampled(attempt), context.max_tokens
+        num_tokens, max_tokens = attempt.num_sampled, context.max_tokens
         wrong = -0.5 - _fall(num_tokens, self.wrong_plateau_frac * max_tokens)
         fault = find_fault(attempt, context)
         if fault is not None:

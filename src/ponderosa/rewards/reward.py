@@ -34,8 +34,3 @@ Reward = Callable[[Attempt, Verdict, RewardContext], float]
 def list_sampled_ids(attempt: Attempt) -> list[int]:
     """The tokens the model wrote, in order, what the interpreter wrote between them left out."""
     return [token for token, is_sampled in zip(attempt.token_ids, attempt.sampled, strict=True) if is_sampled]
-
-
-def count_sampled(attempt: Attempt) -> int:
-    """L, the length of a solution: tokens the model wrote."""
-    return sum(attempt.sampled)

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ponderosa.artifacts import Journal, write_table
+from ponderosa.artifacts import write_table
 from ponderosa.data.pair_rows import ScoredPair
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.protocol import Codec, Engine, Sampling
@@ -30,18 +30,17 @@ from ponderosa.formats import load_format
 from ponderosa.identity import derive_seed
 from ponderosa.ledger import Ledger
 from ponderosa.progress import Progress
-from ponderosa.records import Attempt, Cost, Pair, Problem, Verdict, to_record
-from ponderosa.sandbox import Sandbox
+from ponderosa.records import Cost, Pair, Problem, to_record
 from ponderosa.search.driver import build_context, run_unit
 from ponderosa.search.pivotal import Candidate, FirstToken, PivotalSearch, SearchedProblem
 from ponderosa.search.pivotal_findings import Finding, TokenPair, choose_pair, judge_candidates
 from ponderosa.search.pivotal_statistics import Tally
 from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.stages.labelling import open_labelling
 from ponderosa.stages.pairs import save_pairs
 from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
 from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.training_stage import MODEL
-from ponderosa.verify import Grader, verdict_for
 
 VERSION = 1
 TOKENS = "tokens.parquet"
@@ -133,14 +132,7 @@ def search_problems(
     unit_problems: int = UNIT_PROBLEMS,
 ) -> list[SearchedProblem]:
     """What was found in every problem, committed in units; the attempts that were searched are not kept."""
-    with (
-        Sandbox(workers=context.workers) as sandbox,
-        Grader(num_workers=context.workers) as grader,
-        Journal(context.folder / "journal.jsonl") as journal,
-    ):
-
-        def judge(problem: Problem, attempt: Attempt) -> Verdict:
-            return verdict_for(problem, attempt, grader)
+    with open_labelling(context) as (sandbox, judge, journal):
 
         def solve(part: Sequence[Problem], progress: Progress) -> list[Record]:
             found = run_unit(engine, sandbox, part, search, search_context, judge=judge, progress=progress)

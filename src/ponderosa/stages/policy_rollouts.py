@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from ponderosa.artifacts import Journal
-from ponderosa.data.groups import Group, build_group_rows, count_sampled, rebalance_group
+from ponderosa.data.groups import Group, build_group_rows, rebalance_group
 from ponderosa.data.packing import Batch
 from ponderosa.engines.protocol import Engine, Sampling
 from ponderosa.evaluation.units import parse_graded, record_graded
@@ -123,7 +123,7 @@ class PolicyRollouts:
         scores = [self._environment.rewards.score(item.attempt, item.verdict) for item in graded]
         return {
             "accuracy": fmean(item.verdict.correct for item in graded),
-            "length": fmean(count_sampled(item.attempt) for item in graded),
+            "length": fmean(item.attempt.num_sampled for item in graded),
             "truncated_frac": fmean(item.attempt.finish == "length" for item in graded),
             "flat_frac": fmean(group.is_flat for group in self._asked),
             "asked_groups": len(self._asked),
@@ -202,7 +202,7 @@ class PolicyRollouts:
 
     def _build_batch(self, groups: Sequence[Group]) -> Batch:
         """One step's rows. Weights are times the tokens of the step, by which the loop divides."""
-        lengths = [count_sampled(item.attempt) for group in groups for item in group.graded]
+        lengths = [item.attempt.num_sampled for group in groups for item in group.graded]
         weights = iter(self._compute_token_weights(lengths))
         rows: list[Row] = []
         for group in groups:

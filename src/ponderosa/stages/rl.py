@@ -30,10 +30,10 @@ from ponderosa.identity import derive_seed
 from ponderosa.records import Problem, Row
 from ponderosa.rewards.recipe import RewardConfig, build_reward_sum, hash_rewards
 from ponderosa.rewards.reward import RewardContext
-from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
 from ponderosa.stages.attempt_tables import count_costs, save_graded
+from ponderosa.stages.labelling import open_labelling
 from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts, Rebalance, RolloutPlan
 from ponderosa.stages.problem_sources import DrawnProblems, ProblemConfig, draw_problems
 from ponderosa.stages.rollout import load_rollouts
@@ -50,7 +50,6 @@ from ponderosa.training.policy_gradient import (
     get_preset,
 )
 from ponderosa.training.policy_loss import PolicyGradient
-from ponderosa.verify import Grader, verdict_for
 
 VERSION = 1
 
@@ -152,15 +151,11 @@ def run(config: Config, context: Context) -> Outcome:
         num_slots=config.num_slots,
         max_context=learner.max_context,
     )
-    with (
-        Sandbox(workers=context.workers) as sandbox,
-        Grader(num_workers=context.workers) as grader,
-        Journal(context.folder / "journal.jsonl") as journal,
-    ):
+    with open_labelling(context) as (sandbox, judge, journal):
         environment = Environment(
             engine=engine,
             sandbox=sandbox,
-            judge=lambda problem, attempt: verdict_for(problem, attempt, grader),
+            judge=judge,
             context=build_context(engine, learner.prompt_format, limits=Limits(max_tokens=config.max_tokens)),
             rewards=rewards,
             num_threads=torch.get_num_threads(),

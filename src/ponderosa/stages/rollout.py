@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ponderosa.artifacts import Journal, write_json, write_table
+from ponderosa.artifacts import write_json, write_table
 from ponderosa.data.rollouts import ProblemRollouts
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
@@ -40,8 +40,7 @@ from ponderosa.formats import load_format
 from ponderosa.identity import derive_seed
 from ponderosa.ledger import Ledger
 from ponderosa.progress import Progress
-from ponderosa.records import Attempt, GradedAttempt, Problem, Verdict
-from ponderosa.sandbox import Sandbox
+from ponderosa.records import GradedAttempt, Problem
 from ponderosa.search.budgets import Budget
 from ponderosa.search.driver import build_context, run_unit
 from ponderosa.search.solution import Limits, SearchContext
@@ -52,10 +51,10 @@ from ponderosa.stages.attempt_tables import (
     save_graded,
     save_problems,
 )
+from ponderosa.stages.labelling import open_labelling
 from ponderosa.stages.policy import describe_policy
 from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
 from ponderosa.stages.stage import Context, Need, Outcome
-from ponderosa.verify import Grader, verdict_for
 
 VERSION = 1
 MODEL = "model"
@@ -184,14 +183,7 @@ def sample_rollouts(
     Verdicts are committed too, since they decided where drawing stopped. unit_attempts: those in the engine at once,
     as far as a unit is concerned; a budget that stops draws more of them one after another.
     """
-    with (
-        Sandbox(workers=context.workers) as sandbox,
-        Grader(num_workers=context.workers) as grader,
-        Journal(context.folder / "journal.jsonl") as journal,
-    ):
-
-        def judge(problem: Problem, attempt: Attempt) -> Verdict:
-            return verdict_for(problem, attempt, grader)
+    with open_labelling(context) as (sandbox, judge, journal):
 
         def solve(part: Sequence[Problem], progress: Progress) -> list[Record]:
             groups = run_unit(engine, sandbox, part, budget, search_context, judge=judge, progress=progress)
