@@ -5,6 +5,9 @@
     Attempt   one solution by one policy, token by token, with its cost and provenance
     Verdict   is it right, and why not; stored apart from attempts, so a better grader re-grades for free
     GradedAttempt   the two together
+    Node      one step of a search tree, with what the search knew of it
+    Tree      everything a search wrote for one problem
+    GradedTree   a tree with the verdicts on its solutions
     Pair      chosen and rejected continuations of one prompt
     Row       one training row: token ids, loss weights, document ids
 
@@ -155,6 +158,66 @@ class GradedAttempt(NamedTuple):
 
     attempt: Attempt
     verdict: Verdict
+
+
+TreeEnd = Literal["budget", "closed", "solved", "hopeless", "suspicious"]
+"""Why a search stopped: its budget was spent; nothing was left to expand; it had what it looked for; nothing right was
+found where more should not be spent; or what it found makes the gold answer doubtful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of a search tree, as the search left it.
+
+    parent: place in the tree's nodes of the step it continues, which stands before it; None continues the prompt.
+    token_ids, sampled, model_logprobs, sampling_logprobs: as an Attempt's, of this step and what it showed alone (T).
+    multiplicity: how many candidates of its expansion were written exactly so.
+    prior: P(step | parent) that selection went by. visits: N. value: Q, the mean of what was backed up, in [-1, 1].
+    score: the reward model's calibrated judgement in [-1, 1]; None if none was asked.
+    finish: how the solution ended with this step; None if it could go on. answer, answer_key: as an Attempt's, where it
+        ended.
+    """
+
+    parent: int | None
+    token_ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    model_logprobs: tuple[float, ...]
+    sampling_logprobs: tuple[float, ...]
+    step: Step
+    multiplicity: int
+    prior: float
+    visits: int
+    value: float
+    score: float | None
+    finish: Finish | None
+    answer: str | None
+    answer_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Everything a search wrote for one problem, stored whole so that pairs and rows can be extracted under any rule.
+
+    nodes: in the order they were made. scorer_id: of the reward model; None if none was asked.
+    cost: of the whole search, each token and each execution once.
+    """
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    end: TreeEnd
+    cost: Cost
+    strategy: str
+    model_id: str
+    scorer_id: str | None
+    seed: int
+
+
+class GradedTree(NamedTuple):
+    """A tree and the verdicts on the solutions in it, by the place of the node that ends each."""
+
+    tree: Tree
+    verdicts: Mapping[int, Verdict]
 
 
 @dataclass(frozen=True, slots=True)

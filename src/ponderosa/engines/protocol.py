@@ -132,11 +132,25 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The reply to a sequence that was to be scored: a calibrated score in [-1, 1], and how many of the sequence's
+    tokens were computed for it, not found in a cache or shared."""
+
+    score: float
+    scored_tokens: int = 0
+
+
 class Scorer(Protocol):
-    """Scores partial solutions, for search."""
+    """A reward model: judges partial solutions, for search. 1 is sure to end right, -1 sure to end wrong."""
 
     model_id: str
+    flops_per_token: float
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[float]:
-        """One score in [-1, 1] for each sequence of token ids, read at its last token."""
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
+        """The judgement on each sequence of token ids (prompt included), read at its last token."""
+        ...
+
+    def reset(self) -> None:
+        """Forget cached prefixes (call between units of committed work)."""
         ...

@@ -5,6 +5,7 @@ IO and never sees a gold answer or a reference solution.
 
     GenerateRequest -> Generation     the policy continues a sequence of token ids
     Execute         -> Execution      the interpreter runs one step
+    Score           -> Scored         the reward model judges a partial solution
     Gather          -> what they returned     searches run side by side, none waiting for another
     Verify          -> Verdict        is an attempt right; only where solutions are labelled to train on
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from ponderosa.engines.protocol import GenerateRequest
-from ponderosa.records import Attempt, Outcome, Problem, Verdict
+from ponderosa.records import Attempt, Outcome, Problem, Tree, Verdict
 
 
 class Execution(Protocol):
@@ -37,6 +38,13 @@ class Execute:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """Judge a partial solution, the prompt's token ids included. Refused unless the driver was given a scorer."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Gather:
     """Run several searches at once; the reply is the list of what they returned, in order."""
 
@@ -53,9 +61,9 @@ class Verify:
 Judge: TypeAlias = Callable[[Problem, Attempt], Verdict]
 """Compares an attempt with what is known of its problem's answer."""
 
-Request: TypeAlias = GenerateRequest | Execute | Gather | Verify
+Request: TypeAlias = GenerateRequest | Execute | Score | Gather | Verify
 Reply: TypeAlias = Any
-"""Generation, Execution, a list of returned values or a Verdict, by the kind of request."""
+"""Generation, Execution, Scored, a list of returned values or a Verdict, by the kind of request."""
 
 Search: TypeAlias = Generator[list[Request], list[Reply], Any]
 
@@ -74,9 +82,13 @@ def view_problem(problem: Problem) -> ProblemView:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Every attempt at one problem, and the answer the strategy settles on (None if it has none)."""
+    """Every attempt at one problem, and the answer the strategy settles on (None if it has none).
+
+    tree: what a search that branches wrote; its attempts then share steps, and its cost is the tree's.
+    """
 
     problem_id: str
     attempts: tuple[Attempt, ...]
     answer: str | None
     answer_key: str | None
+    tree: Tree | None = None
