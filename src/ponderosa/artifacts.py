@@ -53,13 +53,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as one Parquet file."""
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], *, schema: Any = None) -> None:
+    """Rows as one Parquet file. schema: an Arrow schema of their columns; unset reads it off the rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
