@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,10 +36,22 @@ def load_model(
     folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
     """The causal language model of a directory, in evaluation mode. Raises DataError if it holds none."""
+    model = load_transformer(AutoModelForCausalLM, folder, device=device, dtype=dtype)
+    made_as = (model.config.architectures or ["unnamed"])[0]
+    if "SequenceClassification" in made_as:
+        # transformers would give it an output head of random numbers and go on.
+        raise DataError(f"{folder} holds a reward model ({made_as}), which writes nothing; name a policy")
+    return model
+
+
+def load_transformer(
+    auto_class: Any, folder: Path, *, device: str | torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """What one of transformers' auto classes makes of a directory, in evaluation mode. Raises DataError if nothing."""
     check_model_directory(folder)
     try:
         with _without_progress_bars():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model: PreTrainedModel = auto_class.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
             )
     except (OSError, ValueError, SafetensorError) as error:
