@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from ponderosa.config import Config, load_yaml, parse_config, set_path, set_value, suggest
 from ponderosa.errors import ConfigError, RequestError
 from ponderosa.identity import content_hash
+from ponderosa.rounds import expand_rounds
 from ponderosa.stages.stage import PRODUCTS, Stage, StageConfig, get_stage
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -131,11 +132,13 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
 
 
 def _load_values(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe file's values. With `extends: RECIPE` its stages follow that recipe's; one of the same name
-    changes only the values it gives."""
+    """A recipe file's values, its rounds written out. With `extends: RECIPE` its stages follow that recipe's; one
+    of the same name changes only the values it gives."""
     values = load_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: a recipe is a mapping with name and stages")
+    if isinstance(values.get("stages"), list):
+        values["stages"] = expand_rounds(values["stages"], where=path.name)
     if "extends" not in values:
         return values
     if path in children:
