@@ -259,8 +259,7 @@ def test_prompts_are_kept_by_how_often_and_how_evenly_they_were_solved() -> None
         build_rollouts("easy", (True, True), (4, 4)),
         build_rollouts("hard", (False, False), (4, 4)),
     ]
-    problems = [*(one.problem for one in rollouts), Problem("new", "1", id="new")]
     rules = PromptRules(rollouts="rollouts", min_solve_rate=0.1, max_solve_rate=0.9, max_length_spread=0.5)
-    kept, dropped = select_prompts(problems, rollouts, rules)
+    kept, dropped = select_prompts(rollouts, rules)
     assert [problem.id for problem in kept] == ["even"]
-    assert dropped == {"uneven_lengths": 1, "too_easy": 1, "too_hard": 1, "not_rolled_out": 1}
+    assert dropped == {"uneven_lengths": 1, "too_easy": 1, "too_hard": 1}

@@ -17,10 +17,10 @@ from ponderosa.records import Problem
 
 
 class PromptRules(Config):
-    """Which problems are asked, by how they went before."""
+    """Which problems of a rollout stage are asked, by how they went."""
 
     rollouts: str = Field(
-        description="rollout stage whose attempts are judged by; what it did not ask is left out"
+        description="rollout stage whose problems are asked, judged by its attempts at them"
     )
     min_solve_rate: float = Field(0.0, ge=0, le=1, description="problems solved less often are too hard")
     max_solve_rate: float = Field(1.0, ge=0, le=1, description="problems solved more often are too easy")
@@ -38,18 +38,15 @@ class PromptSelection(NamedTuple):
     dropped: dict[str, int]
 
 
-def select_prompts(
-    problems: Sequence[Problem], rollouts: Sequence[ProblemRollouts], rules: PromptRules
-) -> PromptSelection:
+def select_prompts(rollouts: Sequence[ProblemRollouts], rules: PromptRules) -> PromptSelection:
     """The problems that pass the rules."""
-    by_id = {one.problem.id: one for one in rollouts if one.graded}
-    faults = [_find_fault(by_id.get(problem.id), rules) for problem in problems]
-    kept = tuple(problem for problem, fault in zip(problems, faults, strict=True) if fault is None)
+    faults = [_find_fault(one, rules) for one in rollouts]
+    kept = tuple(one.problem for one, fault in zip(rollouts, faults, strict=True) if fault is None)
     return PromptSelection(kept, dict(Counter(fault for fault in faults if fault is not None)))
 
 
-def _find_fault(asked: ProblemRollouts | None, rules: PromptRules) -> str | None:
-    if asked is None:
+def _find_fault(asked: ProblemRollouts, rules: PromptRules) -> str | None:
+    if not asked.graded:
         return "not_rolled_out"
     solve_rate = sum(one.verdict.correct for one in asked.graded) / len(asked.graded)
     if solve_rate < rules.min_solve_rate:

@@ -78,7 +78,7 @@ class Config(ProblemConfig):
 
     model: str = Field("dpo", description="stage whose model is the policy to begin with")
     select: PromptRules | None = Field(
-        None, description="keep the problems that went so in a rollout stage; unset keeps all"
+        None, description="ask the problems that went so in a rollout stage, instead of sources or solutions"
     )
     rewards: tuple[RewardConfig, ...] = Field(
         (RewardConfig(use="correctness"),), description="the weighted sum that attempts earn"
@@ -120,7 +120,7 @@ class Config(ProblemConfig):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "Config":
+    def _check_loss(self) -> "Config":
         loss = self.build_policy_gradient()
         if loss.importance_cap is not None and self.old_logprobs == "engine":
             raise ConfigError(
@@ -130,6 +130,14 @@ class Config(ProblemConfig):
 
     def build_policy_gradient(self) -> PolicyGradientConfig:
         return get_preset(self.preset, **self.policy_gradient)
+
+    def check_sources(self) -> None:
+        if self.select is None:
+            super().check_sources()
+        elif self.sources or self.solutions or self.limit:
+            raise ConfigError(
+                "`select` asks the problems of its rollout stage: leave out sources, solutions and limit"
+            )
 
     def needs(self) -> tuple[Need, ...]:
         selected = (Need(self.select.rollouts, "rollouts"),) if self.select else ()
@@ -186,16 +194,14 @@ def run(config: Config, context: Context) -> Outcome:
 
 def draw_prompts(config: Config, context: Context) -> DrawnProblems:
     """The problems to ask. Raises ConfigError if the selection leaves none."""
-    drawn = draw_problems(config, context, purpose="rl", seed=context.seed)
     if config.select is None:
-        return drawn
-    rollouts = load_rollouts(context.inputs[config.select.rollouts])
-    selection = select_prompts(drawn.problems, rollouts, config.select)
+        return draw_problems(config, context, purpose="rl", seed=context.seed)
+    selection = select_prompts(load_rollouts(context.inputs[config.select.rollouts]), config.select)
     if not selection.problems:
         raise ConfigError(
             f"no problem passes `select`: {selection.dropped}; widen it, or roll out other problems"
         )
-    return DrawnProblems(selection.problems, {**drawn.dropped, **selection.dropped})
+    return DrawnProblems(*selection)
 
 
 def build_source(
