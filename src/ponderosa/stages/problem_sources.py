@@ -13,7 +13,7 @@ from ponderosa.evaluation.suites import REPORT_SPLITS, draw_distinct
 from ponderosa.identity import derive_seed
 from ponderosa.records import Problem
 from ponderosa.stages.solutions import load_solutions
-from ponderosa.stages.stage import Context, Need, StageConfig
+from ponderosa.stages.stage import Context, Draw, Need, StageConfig
 from ponderosa.tasks.jsonl import JsonlTask
 from ponderosa.tasks.quantities.task import QuantitiesTask
 from ponderosa.tasks.registry import Task, get_task
@@ -38,12 +38,16 @@ class ProblemConfig(StageConfig):
     )
 
     @model_validator(mode="after")
-    def _check_sources(self) -> "ProblemConfig":
+    def _check(self) -> "ProblemConfig":
+        self.check_sources()
+        return self
+
+    def check_sources(self) -> None:
+        """Raises ConfigError unless it says, once, which problems to draw."""
         if not (self.sources or self.solutions):
             raise ConfigError("there is nothing to ask: give `sources` (tasks) or `solutions` (stages)")
         if self.limit and not self.solutions:
             raise ConfigError("`limit` is for the problems of `solutions`; a source has its own `count`")
-        return self
 
     def needs(self) -> tuple[Need, ...]:
         return tuple(Need(name, "solutions") for name in self.solutions)
@@ -51,6 +55,9 @@ class ProblemConfig(StageConfig):
     def hash_inputs(self, base: Path) -> dict[str, str]:
         hashes = {source.task: load_task(source, base).source_hash for source in self.sources}
         return {task: value for task, value in hashes.items() if value}
+
+    def draws(self) -> tuple[Draw, ...]:
+        return tuple(Draw(source.task, source.split) for source in self.sources)
 
 
 class DrawnProblems(NamedTuple):
