@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -135,6 +136,62 @@ def test_a_wrong_request_is_2_and_says_what_was_seen_and_what_is_allowed(
     for words in said:
         assert words in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("where", [None, "nowhere"])
+def test_a_run_whose_data_are_absent_is_2_before_anything_is_created(
+    where: str | None, dry: list[str], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delenv("PONDEROSA_DATA", raising=False)
+    if where:
+        monkeypatch.setenv("PONDEROSA_DATA", where)
+
+    code, output, errors = cli("run", "gsm8k", "--out", tmp_path / "run", *dry)
+
+    assert (code, output) == (2, "")
+    looked_in = (
+        "PONDEROSA_DATA=nowhere, which is no folder" if where else "PONDEROSA_DATA, the folder to look in, is"
+    )
+    for words in (looked_in, "gsm8k_train.jsonl", ".[hub]", "gsm8k (train), gsm8k (test), svamp (test)"):
+        assert words in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_problem_file_without_the_split_that_is_asked_for_is_2_before_anything_is_created(
+    cli: Cli, tmp_path: Path
+) -> None:
+    rows = [{"question": f"{n}?", "answer": n, "split": "train"} for n in range(3)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    measured = "- {name: measured, use: evaluate, model: base, suites: [{suite: own.jsonl}]}\n"
+    (tmp_path / "r.yaml").write_text(f"name: r\nextends: quickstart-tiny\nstages:\n{measured}")
+
+    code, _, errors = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run")
+
+    assert code == 2
+    assert "own.jsonl has no problem of split 'test'; its rows say train" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_needs_its_downloaded_data_no_more(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = ModuleType("datasets")
+    rows = [
+        {"question": f"{n} + 2?", "answer": f"{n}+2=<<{n}+2={n + 2}>>{n + 2}\n#### {n + 2}"}
+        for n in range(600)
+    ]
+    hub.load_dataset = lambda path, config, split: rows  # type: ignore[attr-defined]
+    monkeypatch.delenv("PONDEROSA_DATA", raising=False)
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("task: quantities", "task: gsm8k"))
+
+    codes = []
+    for package in (hub, None):
+        monkeypatch.setitem(sys.modules, "datasets", package)
+        codes.append(cli("run", tmp_path / "r.yaml", "--out", tmp_path / "run", "-q")[0])
+
+    assert codes == [0, 0]
 
 
 def test_a_second_run_in_the_same_folder_is_2(cli: Cli, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
-    from ponderosa.pipeline import RunOptions, explain_stage, run_recipe
+    from ponderosa.pipeline import RunOptions, check_data, explain_stage, run_recipe
     from ponderosa.planning import find_base, find_recipe, label_stages, load_recipe, plan_runs
     from ponderosa.tracking import find_trackers
 
@@ -127,6 +127,7 @@ def run(
     out = out or Path("runs") / loaded.name
     if dry_run:
         stages = plan_runs(loaded, base)
+        check_data(stages, base, out)
         names = label_stages(stages)
         width = max(24, *map(len, names))
         for stage, name in zip(stages, names, strict=True):

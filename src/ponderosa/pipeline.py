@@ -16,12 +16,14 @@ from typing import Any
 
 from ponderosa.artifacts import lock_folder, spent_seconds, write_json, write_text
 from ponderosa.config import suggest
-from ponderosa.errors import ConfigError
+from ponderosa.errors import ConfigError, DataError
 from ponderosa.planning import PlannedStage, Recipe, label_stages, name_by_content, plan_runs
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
 from ponderosa.stages.stage import PRODUCTS, UNFINISHED, Context, Outcome
 from ponderosa.summary import compute_joint, write_summary
+from ponderosa.tasks.jsonl import JsonlTask
+from ponderosa.tasks.registry import get_task
 from ponderosa.tracking import Tracker, track_stage
 
 log = logging.getLogger(__name__)
@@ -57,12 +59,14 @@ class RunOptions:
 def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Path:
     """Run every unfinished stage of a recipe in `out`, for every seed and arm; the path of its summary.
 
-    Raises RunLocked if another process is running in the same folder, ConfigError for an unknown device.
+    Raises before anything is written: RunLocked if another process is running in the same folder, ConfigError for an
+    unknown device, DataError as `check_data` does.
     """
     from ponderosa.engines.loading import select_device
 
     stages = plan_runs(recipe, base)
     options = replace(options, device=select_device(options.device))
+    check_data(stages, base, out)
     with lock_folder(out):
         write_json(out / "recipe.json", describe_recipe(recipe, stages))
         for number, (stage, name) in enumerate(zip(stages, label_stages(stages), strict=True), 1):
@@ -79,6 +83,19 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
             link_model(out, name, stage)
             write_summary(out, recipe, stages)
         return write_summary(out, recipe, stages, compute_joint(out, recipe, base, stages))
+
+
+def check_data(stages: Sequence[PlannedStage], base: Path, out: Path) -> None:
+    """Raises DataError unless the problem files of every stage still to do can be read, naming all that it takes."""
+    to_do = [stage for stage in stages if not (out / "stages" / stage.folder_name / "DONE").exists()]
+    draws = dict.fromkeys(draw for stage in to_do for draw in stage.config.draws())
+    files = {draw: task for draw in draws if isinstance(task := get_task(draw.task, base), JsonlTask)}
+    for draw, task in files.items():
+        try:
+            task.load(draw.split)
+        except DataError as error:
+            needed = ", ".join(f"{name} ({split})" for name, split in files)
+            raise DataError(f"{error}; this run reads {needed}") from error
 
 
 def link_model(out: Path, name: str, stage: PlannedStage) -> None:

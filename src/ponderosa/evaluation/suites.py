@@ -18,11 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from ponderosa.config import suggest
 from ponderosa.errors import ConfigError, DataError, RequestError
 from ponderosa.identity import content_hash, derive_seed
 from ponderosa.records import Problem
 from ponderosa.tasks.jsonl import JsonlTask, QuarantinedRow
-from ponderosa.tasks.registry import Task, get_task
+from ponderosa.tasks.registry import GYM_PREFIX, Task, get_task
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,17 @@ class Suite:
         return content_hash([[p.id, p.question, p.answer, p.verifier] for p in self.problems])
 
 
+def find_suite(name: str) -> SuiteRecipe:
+    """How a suite is drawn; a task or a problem file is one by its own name. Raises RequestError for another name."""
+    if name in SUITES:
+        return SUITES[name]
+    if not (_is_finite(name) or ":" in name or name.startswith(GYM_PREFIX)):
+        raise RequestError(
+            f"no suite {name!r}{suggest(name, SUITES)}; also gym/NAME, FILE.jsonl, FILE.py:NAME"
+        )
+    return SuiteRecipe(name, limit=None if _is_finite(name) else DEFAULT_LIMIT)
+
+
 def load_suite(
     name: str,
     *,
@@ -126,7 +138,7 @@ def load_suite(
     base: the folder a file name is relative to. Raises RequestError for an unknown name, a split that does not
     fit the purpose, or a task that cannot give any problem.
     """
-    recipe = SUITES.get(name) or SuiteRecipe(name, limit=None if _is_finite(name) else DEFAULT_LIMIT)
+    recipe = find_suite(name)
     split = split or (recipe.split if purpose == "report" else SELECTION_SPLIT)
     check_split(split, purpose, name)
     task = get_task(recipe.task, base)

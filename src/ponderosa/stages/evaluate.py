@@ -24,7 +24,7 @@ from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.samples import select_samples
-from ponderosa.evaluation.suites import SUITES, Suite, check_split, load_suite
+from ponderosa.evaluation.suites import Suite, check_split, find_suite, load_suite
 from ponderosa.evaluation.summary import (
     RowContext,
     build_results,
@@ -42,7 +42,7 @@ from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
 from ponderosa.search.strategies import get_strategy
 from ponderosa.stages.attempt_tables import count_costs, load_graded, save_graded
-from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
 from ponderosa.tasks.registry import get_task
 from ponderosa.verify import Grader
 
@@ -120,8 +120,12 @@ class Config(StageConfig):
         return self.model_copy(update={"suites": tuple(suites)})
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
-        hashes = {item.suite: _hash_source(item.suite, base) for item in self.suites}
+        hashes = {item.suite: get_task(find_suite(item.suite).task, base).source_hash for item in self.suites}
         return {name: value for name, value in hashes.items() if value}
+
+    def draws(self) -> tuple[Draw, ...]:
+        suites = [(find_suite(item.suite), item.split) for item in self.suites]
+        return tuple(Draw(suite.task, split or suite.split) for suite, split in suites)
 
 
 def run(config: Config, context: Context) -> Outcome:
@@ -264,7 +268,3 @@ def _compare(
         metric=config.metric,
         slice_keys=suite.slice_keys,
     )
-
-
-def _hash_source(suite: str, base: Path) -> str:
-    return get_task(SUITES[suite].task if suite in SUITES else suite, base).source_hash

@@ -24,7 +24,7 @@ from ponderosa.ledger import Ledger
 from ponderosa.progress import track
 from ponderosa.records import Problem, Step
 from ponderosa.sandbox import Sandbox
-from ponderosa.stages.stage import Context, Outcome, StageConfig
+from ponderosa.stages.stage import Context, Draw, Outcome, StageConfig
 from ponderosa.tasks.jsonl import JsonlTask
 from ponderosa.tasks.quantities.task import QuantitiesTask
 from ponderosa.tasks.registry import get_task
@@ -53,6 +53,9 @@ class Config(StageConfig):
     def hash_inputs(self, base: Path) -> dict[str, str]:
         hashes = {source.task: load_worked_task(source, base).source_hash for source in self.sources}
         return {task: value for task, value in hashes.items() if value}
+
+    def draws(self) -> tuple[Draw, ...]:
+        return tuple(Draw(source.task, source.split) for source in self.sources)
 
 
 def run(config: Config, context: Context) -> Outcome:

@@ -28,6 +28,13 @@ class Need(NamedTuple):
     product: str
 
 
+class Draw(NamedTuple):
+    """Problems that a stage draws: the task's name, and which split."""
+
+    task: str
+    split: str
+
+
 class StageConfig(Config):
     """Base of every stage's configuration."""
 
@@ -38,6 +45,10 @@ class StageConfig(Config):
         """Content hashes of what the stage reads from outside the run (files, user code), by the name its
         configuration gives it; `base` is the recipe's folder. Raises RequestError if it is not to be had."""
         return {}
+
+    def draws(self) -> tuple[Draw, ...]:
+        """What problems the stage will draw, so that their files can be looked for before anything is run."""
+        return ()
 
     def keep_problems(self, seed: int) -> Self:
         """The same at another training seed, measuring on the problems drawn by `seed`, a recipe's first."""

@@ -238,20 +238,32 @@ def find_data_file(stem: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def _describe_data_folder() -> str:
+    folder = os.environ.get("PONDEROSA_DATA")
+    if not folder:
+        return "PONDEROSA_DATA, the folder to look in, is not set"
+    return f"it is not in PONDEROSA_DATA={folder}" + ("" if Path(folder).is_dir() else ", which is no folder")
+
+
 def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
-    remedy = f"put {task.files[split]}.jsonl into a folder and set PONDEROSA_DATA to it"
+    stem = task.files[split]
+    absent = f"{task.name} needs {stem}.jsonl (or .jsonl.gz): {_describe_data_folder()}"
+    remedy = "put the file into a folder and set PONDEROSA_DATA to it"
     assert task.hub is not None
     try:
         import datasets
     except ImportError:
         raise DataError(
-            f"{task.name} was not found: {remedy}, or install the extra `hub` to download it "
-            "(in a clone: pip install -e '.[hub]')"
+            f"{absent}, and the package `datasets`, which asks the Hugging Face hub, is not installed; {remedy}, or "
+            "install the extra `hub` (in a clone: pip install -e '.[hub]')"
         ) from None
     try:
         rows = datasets.load_dataset(task.hub.path, task.hub.config, split=split)
     except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
-        raise DataError(f"{task.name} could not be downloaded ({error}); {remedy}") from error
+        (reason, *_) = str(error).splitlines() or [type(error).__name__]
+        raise DataError(
+            f"{absent}, and {task.hub.path} did not come from the Hugging Face hub ({reason}); {remedy}"
+        ) from error
     return _collect(
         enumerate(rows, start=1), task.hub.convert, file=task.hub.path, source=task.name, split=split
     )
