@@ -40,6 +40,10 @@ def test_a_rationale_becomes_steps_whose_later_ones_use_earlier_results_by_name(
     ]
 
 
+def test_a_question_without_words_is_read() -> None:
+    assert convert("2 + 3 = ?", "2+3 = <<2+3=5>>5", "#### 5") == ["b = 2 + 3\nprint(b)"]
+
+
 def test_a_result_said_before_its_arithmetic_is_said_by_name() -> None:
     steps = convert(
         "He has 2 pizzas of 16 slices. How many slices?",

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 
 NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 
@@ -130,7 +131,7 @@ def read_quantities(text: str) -> frozenset[Fraction]:
             part = Fraction(int(numerator), int(denominator))
             values |= {part, 1 - part, Fraction(int(denominator) - int(numerator))}
     words = re.findall(r"[a-z]+", text.lower())
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         values.update(WORD_VALUES.get(word, ()))
         if word in TENS and following in UNITS[1:10]:
             values.add(Fraction(TENS[word] + UNITS.index(following)))
