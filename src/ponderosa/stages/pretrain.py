@@ -29,7 +29,7 @@ from ponderosa.steps import Example
 from ponderosa.training.loop import TrainConfig
 from ponderosa.training.model import ModelConfig, build_model
 
-VERSION = 2
+VERSION = 3
 
 
 class Config(StageConfig):

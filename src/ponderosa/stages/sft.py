@@ -21,7 +21,7 @@ from ponderosa.stages.training_stage import (
     train_on_batches,
 )
 
-VERSION = 2
+VERSION = 3
 
 
 class Config(SolutionTraining):
