@@ -199,7 +199,8 @@ class Tree:
     """Everything a search wrote for one problem, stored whole so that pairs and rows can be extracted under any rule.
 
     nodes: in the order they were made. scorer_id: of the reward model; None if none was asked.
-    cost: of the whole search, each token and each execution once.
+    cost: of the whole search, each token and each execution once. num_simulations: descents that ended a solution, where
+    the search makes any.
     """
 
     problem_id: str
@@ -211,6 +212,7 @@ class Tree:
     model_id: str
     scorer_id: str | None
     seed: int
+    num_simulations: int = 0
 
 
 class GradedTree(NamedTuple):

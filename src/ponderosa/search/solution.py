@@ -1,15 +1,16 @@
 """Writing solutions: generate, run the step that was closed, append what it showed, go on.
 
-`write_step` carries a draft on by one step, `continue_solution` to its end; `write_solution` begins with nothing but
-the question. Every search is built on these. A solution ends at an end-of-text token, at the token or step limit, or
-when the code failed more often in a row than is allowed. A policy that never closes a step writes prose.
+`write_step` carries a draft on by one step (`draw_step`, then `run_step`), `continue_solution` to its end;
+`write_solution` begins with nothing but the question. Every search is built on these. A solution ends at an
+end-of-text token, at the token or step limit, or when the code failed more often in a row than is allowed. A policy
+that never closes a step writes prose.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
-from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, Sampling
+from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, Sampling, Scored
 from ponderosa.formats import PromptFormat
 from ponderosa.identity import derive_seed
 from ponderosa.records import Attempt, Cost, Finish, Step
@@ -45,7 +46,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SearchContext:
-    """What every search of one run shares: the policy, how it is asked, and how answers are read."""
+    """What every search of one run shares: the policy, how it is asked, how answers are read, and the reward model.
+
+    scorer_id: the reward model's; None where there is none, and `Score` is refused.
+    """
 
     codec: Codec
     prompt_format: PromptFormat
@@ -56,6 +60,8 @@ class SearchContext:
     seed: int = 0
     sampling: Sampling = GREEDY
     limits: Limits = field(default_factory=Limits)
+    scorer_id: str | None = None
+    scorer_flops_per_token: float = 0.0
 
 
 def write_solution(
@@ -83,6 +89,14 @@ def write_step(
     context: SearchContext, draft: Draft, seed: int
 ) -> Generator[list[Request], list[Reply], Draft]:
     """A draft with its open step written, run if it holds code, and followed by what it showed; or finished."""
+    drawn = yield from draw_step(context, draft, seed)
+    return (yield from run_step(context, drawn))
+
+
+def draw_step(
+    context: SearchContext, draft: Draft, seed: int
+) -> Generator[list[Request], list[Reply], Draft]:
+    """A draft with its open step written: its last token closes the step, or it is finished."""
     request = build_request(context, draft, seed)
     if request is None:
         return replace(draft, finish="length")
@@ -90,9 +104,15 @@ def write_step(
     draft = _add_generation(context, draft, generation)
     if generation.finish != "stop":
         return replace(draft, finish=generation.finish, error=generation.error)
+    return draft if split_closed(context, draft) is not None else replace(draft, finish="stop")
+
+
+def run_step(context: SearchContext, draft: Draft) -> Generator[list[Request], list[Reply], Draft]:
+    """A drawn draft with its step run if it holds code, and followed by what it showed; a finished one as it is."""
+    if draft.finish is not None:
+        return draft
     closed = split_closed(context, draft)
-    if closed is None:
-        return replace(draft, finish="stop")
+    assert closed is not None, "the step is still open"
     text, _ = closed
     code = parse_code(text, context.prompt_format.delimiters)
     if code is None:
@@ -189,4 +209,11 @@ def _price(context: SearchContext, generation: Generation) -> Cost:
         prefill_tokens=generation.prefill_tokens,
         generated_tokens=num_generated,
         flops=context.flops_per_token * num_passes,
+    )
+
+
+def price_score(context: SearchContext, scored: Scored) -> Cost:
+    """What a judgement of the reward model cost: one forward pass of it for each token it had to compute."""
+    return Cost(
+        scored_tokens=scored.scored_tokens, flops=context.scorer_flops_per_token * scored.scored_tokens
     )

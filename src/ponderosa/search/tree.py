@@ -1,0 +1,263 @@
+"""A search tree while it grows: every node is a solution as far as it has been written.
+
+    tree = SearchTree(context, problem, strategy="mcts")
+    (children,) = yield from tree.expand([tree.root], num_candidates=8)
+    grown = yield from tree.expand([child for child in children if child.is_open], num_candidates=8)
+    attempt = tree.read_attempt(tree.list_ended()[0])
+    record = tree.build_record("budget")
+
+An expansion samples n candidate steps side by side from one prefix. Candidates with exactly the same text become one
+node that keeps their number. Each distinct one is run once, from the state its parent left, which no sibling shares,
+and judged if the context has a reward model and the step can still come to something. Several expansions are one
+yield, and their nodes are added in the order they were asked for, so a tree does not depend on the order of replies.
+
+A solution that was killed by its errors, cut short or refused is dead: it has no answer, whatever it printed before.
+The seed of a candidate is a function of the run's seed, the problem, the prefix and the candidate's number, so that
+two rules of search that come to the same prefix draw the same candidates there, and more of them begin with the same.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import NamedTuple
+
+from ponderosa.engines.protocol import Scored
+from ponderosa.identity import content_hash, derive_seed
+from ponderosa.records import Attempt, Cost, Node, Step, Tree, TreeEnd
+from ponderosa.search.draft import Draft, begin_draft, read_open
+from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Score
+from ponderosa.search.selection import Prior, compute_priors
+from ponderosa.search.solution import (
+    SearchContext,
+    build_request,
+    draw_step,
+    finish_attempt,
+    price_score,
+    run_step,
+)
+
+
+@dataclass(slots=True, eq=False)
+class SearchNode:
+    """A step in a growing tree, and the solution up to it. The root is the question alone: no step, no place.
+
+    place: in the tree's nodes. multiplicity, prior, score, answer, answer_key: as a `records.Node`'s.
+    visits, total: how often something was backed up through here, and its sum. A pseudo-visit counts here alone.
+    is_closed: nothing below can be visited any more.
+    """
+
+    draft: Draft
+    parent: "SearchNode | None" = None
+    place: int | None = None
+    multiplicity: int = 1
+    prior: float = 1.0
+    score: float | None = None
+    answer: str | None = None
+    answer_key: str | None = None
+    children: list["SearchNode"] = field(default_factory=list)
+    visits: int = 0
+    total: float = 0.0
+    is_closed: bool = False
+
+    @property
+    def value(self) -> float:
+        """Q, the mean of what was backed up; 0.0 before anything was."""
+        return self.total / self.visits if self.visits else 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Can the solution go on?"""
+        return self.draft.finish is None
+
+    @property
+    def is_dead(self) -> bool:
+        """Did the solution end without an answer?"""
+        return not self.is_open and self.answer_key is None
+
+    @property
+    def path(self) -> list["SearchNode"]:
+        """The steps from the first one to this, the root left out."""
+        node, steps = self, []
+        while node.parent is not None:
+            steps.append(node)
+            node = node.parent
+        return steps[::-1]
+
+
+class SearchTree:
+    """The tree of one problem.
+
+    strategy: what its record and its attempts are labelled with. cost: of everything so far, each token once.
+    prior: see `selection.Prior`. seed: what all draws in it are derived from.
+    """
+
+    def __init__(
+        self, context: SearchContext, problem: ProblemView, *, strategy: str, prior: Prior = "multiplicity"
+    ) -> None:
+        self.context = context
+        self.problem = problem
+        self.strategy = strategy
+        self.seed = derive_seed("tree", context.seed, problem.id)
+        self.root = SearchNode(begin_draft(context, problem.question))
+        self.nodes: list[SearchNode] = []
+        self.cost = self.root.draft.cost
+        self._prior: Prior = prior
+
+    def expand(
+        self, nodes: Sequence[SearchNode], num_candidates: int
+    ) -> Generator[list[Request], list[Reply], list[list[SearchNode]]]:
+        """Grow `num_candidates` steps under each of these open nodes, all side by side; their new children, in order."""
+        assert nodes, "nothing to expand"
+        assert all(node.is_open and not node.children for node in nodes), (
+            "a node is expanded once, while open"
+        )
+        (expansions,) = yield [
+            Gather(
+                [
+                    draw_candidates(self.context, node.draft, self._draw_seeds(node, num_candidates))
+                    for node in nodes
+                ]
+            )
+        ]
+        return [self._add(node, expansion) for node, expansion in zip(nodes, expansions, strict=True)]
+
+    def list_ended(self) -> list[SearchNode]:
+        """Where solutions ended, in the order of the nodes."""
+        return [node for node in self.nodes if not node.is_open]
+
+    def read_attempt(self, node: SearchNode, sample: int = 0) -> Attempt:
+        """The solution that ends at a node. Its cost is of its own steps; those of several attempts share steps."""
+        attempt = finish_attempt(
+            self.context, self.problem, node.draft, sample=sample, strategy=self.strategy, seed=self.seed
+        )
+        return replace(attempt, answer=node.answer, answer_key=node.answer_key)
+
+    def build_record(self, end: TreeEnd, *, num_simulations: int = 0) -> Tree:
+        """The tree as it is stored."""
+        return Tree(
+            problem_id=self.problem.id,
+            prompt_ids=self.root.draft.prompt_ids,
+            nodes=tuple(_build_node(self.context, node) for node in self.nodes),
+            end=end,
+            cost=self.cost,
+            strategy=self.strategy,
+            model_id=self.context.model_id,
+            scorer_id=self.context.scorer_id,
+            seed=self.seed,
+            num_simulations=num_simulations,
+        )
+
+    def _draw_seeds(self, node: SearchNode, num_candidates: int) -> list[int]:
+        prefix = content_hash(list(node.draft.token_ids))
+        return [derive_seed("candidate", self.seed, prefix, number) for number in range(num_candidates)]
+
+    def _add(self, parent: SearchNode, expansion: "Expansion") -> list[SearchNode]:
+        candidates = expansion.candidates
+        priors = compute_priors(
+            self._prior,
+            [candidate.multiplicity for candidate in candidates],
+            [candidate.mean_logprob for candidate in candidates],
+        )
+        for candidate, prior in zip(candidates, priors, strict=True):
+            node = SearchNode(
+                replace(candidate.draft, cost=parent.draft.cost + candidate.draft.cost),
+                parent,
+                len(self.nodes),
+                candidate.multiplicity,
+                prior,
+                candidate.score,
+            )
+            if has_answer(node.draft):
+                attempt = self.read_attempt(node)
+                node.answer, node.answer_key = self.context.read_answer(attempt.text, attempt.steps)
+            parent.children.append(node)
+            self.nodes.append(node)
+        self.cost += expansion.cost
+        return parent.children
+
+
+class Candidate(NamedTuple):
+    """A distinct candidate step: the draft it leads to, whose cost is the step's alone, and what is known of it.
+
+    mean_logprob: of the step's sampled tokens, under the policy at temperature 1; 0.0 if it has none.
+    """
+
+    draft: Draft
+    multiplicity: int
+    mean_logprob: float
+    score: float | None
+
+
+class Expansion(NamedTuple):
+    """Distinct candidates, in the order they were first drawn, and the cost of all, repeated ones included."""
+
+    candidates: tuple[Candidate, ...]
+    cost: Cost
+
+
+def draw_candidates(
+    context: SearchContext, draft: Draft, seeds: Sequence[int]
+) -> Generator[list[Request], list[Reply], Expansion]:
+    """A candidate step for each seed from one open draft; the distinct ones are run and judged."""
+    start = replace(draft, cost=Cost())
+    (drawn,) = yield [Gather([draw_step(context, start, seed) for seed in seeds])]
+    alike: dict[object, list[Draft]] = {}
+    for one in drawn:
+        text = context.codec.decode(one.token_ids[len(draft.token_ids) :])
+        alike.setdefault((text, one.finish), []).append(one)
+    groups = list(alike.values())
+    (settled,) = yield [Gather([_settle(context, group[0]) for group in groups])]
+    candidates = []
+    cost = sum((one.cost for one in drawn), Cost())
+    for group, (ready, score) in zip(groups, settled, strict=True):
+        own = slice(len(draft.token_ids), len(group[0].token_ids))
+        mean_logprob = fmean(group[0].model_logprobs[own] or (0.0,))
+        cost += ready.cost
+        ready = replace(ready, cost=group[0].cost + ready.cost)
+        candidates.append(Candidate(ready, len(group), mean_logprob, score))
+    return Expansion(tuple(candidates), cost)
+
+
+def _settle(
+    context: SearchContext, drawn: Draft
+) -> Generator[list[Request], list[Reply], tuple[Draft, float | None]]:
+    """A drawn step after it has been run, with what the reward model says of it; its cost is of these alone."""
+    draft = yield from run_step(context, replace(drawn, cost=Cost()))
+    if draft.finish is None and build_request(context, draft, seed=0) is None:
+        draft = replace(draft, finish="length")
+    if context.scorer_id is None or not (draft.finish is None or has_answer(draft)):
+        return draft, None
+    scored: Scored
+    (scored,) = yield [Score((*draft.prompt_ids, *draft.token_ids))]
+    return replace(draft, cost=draft.cost + price_score(context, scored)), scored.score
+
+
+def has_answer(draft: Draft) -> bool:
+    """May the answer of a finished draft be read? Not if it was killed by errors, cut short or refused.
+
+    What ends a solution of its own accord stands behind the last closed step; errors end it right there.
+    """
+    return draft.finish == "stop" and draft.open_from < len(draft.token_ids)
+
+
+def _build_node(context: SearchContext, node: SearchNode) -> Node:
+    assert node.parent is not None, "the root is no step"
+    draft, before = node.draft, node.parent.draft
+    own = slice(len(before.token_ids), None)
+    is_closed = len(draft.steps) > len(before.steps)
+    return Node(
+        parent=node.parent.place,
+        token_ids=draft.token_ids[own],
+        sampled=draft.sampled[own],
+        model_logprobs=draft.model_logprobs[own],
+        sampling_logprobs=draft.sampling_logprobs[own],
+        step=draft.steps[-1] if is_closed else Step(read_open(context, draft)),
+        multiplicity=node.multiplicity,
+        prior=node.prior,
+        visits=node.visits,
+        value=node.value,
+        score=node.score,
+        finish=draft.finish,
+        answer=node.answer,
+        answer_key=node.answer_key,
+    )
