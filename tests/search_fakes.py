@@ -1,10 +1,12 @@
-"""A sandbox that understands `print(number)`, `print(x)` and `fail()`, and a way to solve one problem."""
+"""A sandbox that understands `print(number)`, `print(x)` and `fail()`, a reward model that is a function of the text,
+and a way to solve one problem."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ponderosa.engines.scripted import ScriptedEngine
+from ponderosa.engines.protocol import Scored
+from ponderosa.engines.scripted import ByteCodec, ScriptedEngine
 from ponderosa.formats import PLAIN_CODE, PromptFormat
 from ponderosa.records import Attempt, Outcome, Problem
 from ponderosa.search.driver import build_context, run_searches
@@ -41,6 +43,27 @@ class FakeSandbox:
             return FakeExecution("ok", "", None)
         values = dict(step.split(" = ") for step in prefix if " = " in step)
         return FakeExecution("ok", values.get(printed[1], printed[1]) + "\n", None)
+
+
+class FakeScorer:
+    """Judges the text of a partial solution, prompt included; every token of it counts as scored."""
+
+    model_id = "fake-scorer"
+    flops_per_token = 10.0
+
+    def __init__(self, judge: Callable[[str], float]) -> None:
+        self.judge = judge
+        self.batches: list[list[str]] = []
+        self.num_resets = 0
+        self._codec = ByteCodec()
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
+        texts = [self._codec.decode(sequence) for sequence in sequences]
+        self.batches.append(texts)
+        return [Scored(self.judge(text), len(ids)) for text, ids in zip(texts, sequences, strict=True)]
+
+    def reset(self) -> None:
+        self.num_resets += 1
 
 
 def solve(

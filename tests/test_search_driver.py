@@ -1,5 +1,6 @@
 """The driver and the strategies: many searches over one engine, whatever the timing."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -9,17 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_models import build_engine, build_tiny_model
-from ponderosa.engines.protocol import Sampling
+from ponderosa.engines.protocol import Generation, Sampling, Scored
 from ponderosa.engines.scripted import ScriptedEngine
 from ponderosa.errors import ConfigError, WorkError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE
 from ponderosa.records import Attempt, Cost, Problem, Verdict
 from ponderosa.search import STRATEGIES, get_strategy
+from ponderosa.search.draft import begin_draft
 from ponderosa.search.driver import build_context, run_searches, run_unit
-from ponderosa.search.requests import ProblemView, Search, SearchResult, Verify, view_problem
-from ponderosa.search.solution import Limits, SearchContext, write_solution
+from ponderosa.search.requests import (
+    Gather,
+    ProblemView,
+    Score,
+    Search,
+    SearchResult,
+    Verify,
+    view_problem,
+)
+from ponderosa.search.solution import Limits, SearchContext, build_request, write_solution
 from ponderosa.search.strategies import Strategy, select_majority
-from search_fakes import FakeSandbox
+from search_fakes import FakeSandbox, FakeScorer
 
 PROBLEMS = [Problem(f"q{i}", str(i)) for i in range(6)]
 SCRIPT = {
@@ -66,17 +76,16 @@ def test_no_search_waits_for_another() -> None:
     assert sandbox.batch_sizes == [5, 5, 1, 1]
 
 
-def test_no_more_requests_are_pending_than_the_engine_has_slots() -> None:
+def test_a_search_is_started_when_a_slot_would_stand_idle_and_not_before() -> None:
     class Watched(ScriptedEngine):
-        most = 0
-
         def tick(self) -> Any:
-            self.most = max(self.most, self.num_pending)
+            pending.append(self.num_pending)
             return super().tick()
 
+    pending: list[int] = []
     engine = Watched({key: replies[:1] for key, replies in SCRIPT.items()}, num_slots=2)
     run_searches(engine, FakeSandbox(), PROBLEMS, get_strategy("greedy"), build_context(engine, PLAIN_CODE))
-    assert engine.most == 2
+    assert pending == [2] * 9
 
 
 def test_a_strategy_never_sees_answer_or_solution() -> None:
@@ -174,3 +183,66 @@ def test_a_verdict_is_refused_where_nobody_labels() -> None:
     engine = ScriptedEngine(SCRIPT)
     with pytest.raises(WorkError, match="never under evaluate or solve"):
         run_searches(engine, FakeSandbox(), PROBLEMS, Labeller(), build_context(engine, PLAIN_CODE))
+
+
+class Rater:
+    """Asks for two scores at once, then for the sum of what it was told."""
+
+    name = "rater"
+
+    def search(self, context: SearchContext, problem: ProblemView) -> Search:
+        texts = [f"{problem.question}{letter}" for letter in "ab"]
+        scored = yield [Score(tuple(context.codec.encode(text))) for text in texts]
+        (total,) = yield [
+            Gather([self._ask(context, f"{problem.question}{sum(one.score for one in scored)}")])
+        ]
+        return scored, total
+
+    def _ask(self, context: SearchContext, text: str) -> Search:
+        (scored,) = yield [Score(tuple(context.codec.encode(text)))]
+        return scored
+
+
+def test_all_that_waits_to_be_scored_is_one_batch_and_each_search_gets_its_own() -> None:
+    engine, scorer = ScriptedEngine(SCRIPT), FakeScorer(lambda text: int(text[1]) + 0.5 * text.endswith("b"))
+    context = build_context(engine, PLAIN_CODE, scorer=scorer)
+    results = run_searches(engine, FakeSandbox(), PROBLEMS[:3], Rater(), context, scorer=scorer)
+    assert scorer.batches == [["q0a", "q0b", "q1a", "q1b", "q2a", "q2b"], ["q00.5", "q12.5", "q24.5"]]
+    assert results == [([Scored(i, 3), Scored(i + 0.5, 3)], [Scored(i, 5)]) for i in range(3)]
+    assert (context.scorer_id, context.scorer_flops_per_token) == ("fake-scorer", 10.0)
+
+
+def test_scoring_runs_beside_the_engine_and_is_waited_for_at_the_ticks_end() -> None:
+    ticked = threading.Event()
+
+    class Ticking(ScriptedEngine):
+        def tick(self) -> Any:
+            ticked.set()
+            return super().tick()
+
+    class Both:
+        name = "both"
+
+        def search(self, context: SearchContext, problem: ProblemView) -> Search:
+            draft = begin_draft(context, problem.question)
+            request = build_request(context, draft, seed=0)
+            assert request is not None
+            replies = yield [Score(draft.prompt_ids), request]
+            return type(replies[0]), type(replies[1])
+
+    engine, scorer = Ticking(SCRIPT), FakeScorer(lambda _: float(ticked.wait(timeout=10)))
+    context = build_context(engine, PLAIN_CODE)
+    results = run_searches(engine, FakeSandbox(), PROBLEMS[:1], Both(), context, scorer=scorer)
+    assert (results, ticked.is_set()) == ([(Scored, Generation)], True)
+
+
+def test_a_score_is_refused_where_there_is_no_reward_model() -> None:
+    engine = ScriptedEngine(SCRIPT)
+    with pytest.raises(WorkError, match="no reward model was given"):
+        run_searches(engine, FakeSandbox(), PROBLEMS, Rater(), build_context(engine, PLAIN_CODE))
+
+
+def test_a_unit_begins_with_an_engine_and_a_scorer_that_remember_nothing() -> None:
+    engine, scorer = ScriptedEngine(SCRIPT), FakeScorer(lambda _: 0.0)
+    run_unit(engine, FakeSandbox(), PROBLEMS, Rater(), build_context(engine, PLAIN_CODE), scorer=scorer)
+    assert (engine.num_resets, scorer.num_resets) == (1, 1)

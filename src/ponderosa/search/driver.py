@@ -1,18 +1,20 @@
-"""Many searches over one engine and one sandbox.
+"""Many searches over one engine, one sandbox and one reward model.
 
 Every problem's search is a generator; the driver answers their requests. Enough problems are kept in flight to
 fill the engine's slots, so no search waits for another. While the engine runs a tick, the steps that the last
-tick closed run in the sandbox; their replies are taken up at the tick's end, always, so that no result depends on
-how fast anything was. Replies reach searches in the order of their requests.
+tick closed run in the sandbox and what was to be scored is scored, in one batch each; their replies are taken up at
+the tick's end, always, so that no result depends on how fast anything was. Replies reach searches in the order of
+their requests.
 """
 
+import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from ponderosa.engines.protocol import GREEDY, Engine, GenerateRequest, Sampling
+from ponderosa.engines.protocol import GREEDY, Engine, GenerateRequest, Sampling, Scored, Scorer
 from ponderosa.errors import WorkError
 from ponderosa.formats import PromptFormat
 from ponderosa.progress import SILENT, Progress, track
@@ -24,6 +26,7 @@ from ponderosa.search.requests import (
     Judge,
     Reply,
     Request,
+    Score,
     Search,
     Verify,
     view_problem,
@@ -31,6 +34,8 @@ from ponderosa.search.requests import (
 from ponderosa.search.solution import Limits, SearchContext
 from ponderosa.search.strategies import Searcher
 from ponderosa.verify import answer_from_attempt, canonical_key
+
+log = logging.getLogger(__name__)
 
 
 class StepRunner(Protocol):
@@ -46,6 +51,7 @@ def build_context(
     seed: int = 0,
     sampling: Sampling = GREEDY,
     limits: Limits | None = None,
+    scorer: Scorer | None = None,
 ) -> SearchContext:
     """The context of searches over an engine, with answers read as `ponderosa.verify` reads them."""
     return SearchContext(
@@ -58,6 +64,8 @@ def build_context(
         seed=seed,
         sampling=sampling,
         limits=limits or Limits(),
+        scorer_id=None if scorer is None else scorer.model_id,
+        scorer_flops_per_token=0.0 if scorer is None else scorer.flops_per_token,
     )
 
 
@@ -74,16 +82,21 @@ def run_unit(
     strategy: Searcher,
     context: SearchContext,
     *,
+    scorer: Scorer | None = None,
     judge: Judge | None = None,
     progress: Progress = SILENT,
 ) -> list[Any]:
     """Search every problem of one unit of committed work, in problem order.
 
-    The engine forgets what came before, so the results depend on the unit alone and an unfinished unit can be
+    Engine and scorer forget what came before, so the results depend on the unit alone and an unfinished unit can be
     redone identically.
     """
     engine.reset()
-    return run_searches(engine, sandbox, problems, strategy, context, judge=judge, progress=progress)
+    if scorer is not None:
+        scorer.reset()
+    return run_searches(
+        engine, sandbox, problems, strategy, context, scorer=scorer, judge=judge, progress=progress
+    )
 
 
 def run_searches(
@@ -93,96 +106,134 @@ def run_searches(
     strategy: Searcher,
     context: SearchContext,
     *,
+    scorer: Scorer | None = None,
     judge: Judge | None = None,
     progress: Progress = SILENT,
 ) -> list[Any]:
     """Search every problem; what the searches returned, in problem order.
 
-    judge: answers `Verify`, so give one only where solutions are labelled to train on.
+    scorer: answers `Score`, while the engine ticks on another thread. judge: answers `Verify`, so give one only where
+    solutions are labelled to train on.
     """
     with (
         track(progress, strategy.name, len(problems), unit="problems") as bar,
-        ThreadPoolExecutor(1, "steps") as thread,
+        ThreadPoolExecutor(2, "beside-the-engine") as threads,
     ):
-        driver = _Driver(engine, sandbox, thread, {problem.id: problem for problem in problems}, judge)
+        by_id = {problem.id: problem for problem in problems}
+        driver = _Driver(engine, sandbox, scorer, judge, threads, by_id)
         roots: list[_Task] = []
         waiting = deque(problems)
         num_done = 0
         while waiting or driver.num_outstanding:
-            while waiting and driver.num_outstanding < engine.num_slots:
+            while waiting and driver.num_generating < engine.num_slots:
                 search = strategy.search(context, view_problem(waiting.popleft()))
                 roots.append(driver.start(search))
             driver.advance()
             now_done = sum(root.is_done for root in roots)
             if now_done > num_done:
-                bar.advance(now_done - num_done, slots_busy=f"{engine.occupancy:.0%}")
+                bar.advance(now_done - num_done, slots_busy=f"{driver.occupancy:.0%}")
                 num_done = now_done
+        log.debug(f"{strategy.name}: {len(problems)} problems, {driver.occupancy:.1%} of slot-steps busy")
     return [root.result for root in roots]
 
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A running search: the replies it waits for, and who waits for it (a task and the index of the reply)."""
+    """A running search: the replies it waits for, and where somebody waits for its result."""
 
     search: Search
-    parent: tuple["_Task", int] | None = None
+    parent: "tuple[_Task, int] | None" = None
     replies: list[Reply] = field(default_factory=list)
     num_missing: int = 0
     is_done: bool = False
     result: Any = None
 
 
+_Place: TypeAlias = tuple[_Task, int]
+"""Where a reply belongs: a task, and the index of the request in what it yielded."""
+RequestT = TypeVar("RequestT")
+
+
 class _Driver:
-    """Advances tasks from request to reply. A place is (task, index of the request in what it yielded)."""
+    """Advances tasks from request to reply."""
 
     def __init__(
         self,
         engine: Engine,
         sandbox: StepRunner,
-        thread: ThreadPoolExecutor,
-        problems: Mapping[str, Problem],
+        scorer: Scorer | None,
         judge: Judge | None,
+        threads: ThreadPoolExecutor,
+        problems: Mapping[str, Problem],
     ) -> None:
         self._engine = engine
         self._sandbox = sandbox
-        self._thread = thread
-        self._problems = problems
+        self._scorer = scorer
         self._judge = judge
-        self._generating: dict[int, tuple[_Task, int]] = {}
-        self._to_execute: list[tuple[tuple[_Task, int], Execute]] = []
-        self._to_verify: list[tuple[tuple[_Task, int], Verify]] = []
+        self._threads = threads
+        self._problems = problems
+        self._num_advances = self._num_ticks = 0
+        self._generating: dict[int, _Place] = {}
+        self._to_execute: list[tuple[_Place, Execute]] = []
+        self._to_score: list[tuple[_Place, Score]] = []
+        self._to_verify: list[tuple[_Place, Verify]] = []
+
+    @property
+    def num_generating(self) -> int:
+        """Requests that are in the engine."""
+        return len(self._generating)
 
     @property
     def num_outstanding(self) -> int:
         """Requests whose replies are still to come."""
-        return len(self._generating) + len(self._to_execute) + len(self._to_verify)
+        return len(self._generating) + len(self._to_execute) + len(self._to_score) + len(self._to_verify)
 
-    def start(self, search: Search, parent: tuple[_Task, int] | None = None) -> _Task:
+    @property
+    def occupancy(self) -> float:
+        """The engine's occupancy, with the steps in which it stood still because all searches waited for others."""
+        return self._engine.occupancy * self._num_ticks / max(1, self._num_advances)
+
+    def start(self, search: Search, parent: _Place | None = None) -> _Task:
         task = _Task(search, parent)
         self._resume(task, None)
         return task
 
     def advance(self) -> None:
-        """One tick of the engine, with the pending steps run beside it; then everybody's replies, in order."""
-        batch, self._to_execute = self._to_execute, []
-        executing = self._execute(batch)
+        """One tick of the engine, with what waits run and scored beside it; then everybody's replies, in order."""
+        to_execute, self._to_execute = self._to_execute, []
+        to_score, self._to_score = self._to_score, []
+        executed = self._begin(to_execute, self._execute)
+        scored = self._begin(to_score, self._score)
+        self._num_advances += 1
+        self._num_ticks += bool(self._generating)
         generations = self._engine.tick() if self._generating else []
         for ticket, generation in generations:
             self._reply(self._generating.pop(ticket), generation)
-        if executing is not None:
-            for (place, _), execution in zip(batch, executing.result(), strict=True):
-                self._reply(place, execution)
-        judged, self._to_verify = self._to_verify, []
-        for place, request in judged:
+        for work in (executed, scored):
+            for place, reply in work():
+                self._reply(place, reply)
+        to_verify, self._to_verify = self._to_verify, []
+        for place, request in to_verify:
             self._reply(place, self._verify(request.attempt))
 
-    def _execute(
-        self, batch: Sequence[tuple[tuple[_Task, int], Execute]]
-    ) -> Future[Sequence[Execution]] | None:
-        if not batch:
-            return None
-        requests = [(request.prefix, request.code) for _, request in batch]
-        return self._thread.submit(self._sandbox.execute_many, requests)
+    def _begin(
+        self,
+        waiting: Sequence[tuple[_Place, RequestT]],
+        answer: Callable[[Sequence[RequestT]], Sequence[Reply]],
+    ) -> Callable[[], Iterable[tuple[_Place, Reply]]]:
+        """Answer requests on another thread; a function that waits for the replies, each with its place."""
+        if not waiting:
+            return tuple
+        places, requests = zip(*waiting, strict=True)
+        future = self._threads.submit(answer, requests)
+        return lambda: zip(places, future.result(), strict=True)
+
+    def _execute(self, requests: Sequence[Execute]) -> Sequence[Execution]:
+        return self._sandbox.execute_many([(request.prefix, request.code) for request in requests])
+
+    def _score(self, requests: Sequence[Score]) -> Sequence[Scored]:
+        assert self._scorer is not None, "refused when it was asked for"
+        return self._scorer.score([request.token_ids for request in requests])
 
     def _verify(self, attempt: Attempt) -> Verdict:
         if self._judge is None:
@@ -192,7 +243,7 @@ class _Driver:
             )
         return self._judge(self._problems[attempt.problem_id], attempt)
 
-    def _reply(self, place: tuple[_Task, int], reply: Reply) -> None:
+    def _reply(self, place: _Place, reply: Reply) -> None:
         """Give one reply; the search goes on when it has all it asked for."""
         task, index = place
         task.replies[index] = reply
@@ -215,18 +266,22 @@ class _Driver:
         for index, request in enumerate(requests):
             self._dispatch((task, index), request)
 
-    def _dispatch(self, place: tuple[_Task, int], request: Request) -> None:
+    def _dispatch(self, place: _Place, request: Request) -> None:
         if isinstance(request, GenerateRequest):
             self._generating[self._engine.submit(request)] = place
         elif isinstance(request, Execute):
             self._to_execute.append((place, request))
+        elif isinstance(request, Score):
+            if self._scorer is None:
+                raise WorkError("a search asked for a reward model's score where no reward model was given")
+            self._to_score.append((place, request))
         elif isinstance(request, Verify):
             self._to_verify.append((place, request))
         else:
             assert isinstance(request, Gather), request
             self._gather(place, request)
 
-    def _gather(self, place: tuple[_Task, int], request: Gather) -> None:
+    def _gather(self, place: _Place, request: Gather) -> None:
         """Run the searches under a task of their own, whose replies are what they return."""
         assert request.searches, "a search gathered nothing"
         num_searches = len(request.searches)
