@@ -13,7 +13,7 @@ def test_a_prompt_that_begins_with_a_retained_row_takes_that_row_over() -> None:
     first = rows.place(tuple(range(20)), is_long=False)
     rows.release(first.row, is_over=False)
     second = rows.place(tuple(range(25)), is_long=False)
-    assert (second.row, second.source, second.shared) == (first.row, first.row, 19)
+    assert (second.row, second.source, second.shared) == (first.row, first.row, 20)
 
 
 def test_an_active_row_is_copied_from_and_left_alone() -> None:
@@ -21,7 +21,18 @@ def test_an_active_row_is_copied_from_and_left_alone() -> None:
     first = rows.place(tuple(range(20)), is_long=False)
     second = rows.place(tuple(range(20)), is_long=False)
     assert second.row != first.row
-    assert (second.source, second.shared, second.stage) == (first.row, 19, 1)
+    assert (second.source, second.shared, second.stage) == (first.row, 20, 1)
+
+
+def test_a_read_only_sequence_takes_no_row_of_its_own_where_another_holds_it() -> None:
+    rows = RowTable(4, 64)
+    first = rows.place(tuple(range(20)), is_long=False, is_read_only=True)
+    second = rows.place(tuple(range(12)), is_long=False, is_read_only=True)
+    assert (second.row, second.source, second.shared) == (first.row, first.row, 12)
+    assert rows.lengths[first.row] == 20
+    third = rows.place((*range(12), 40), is_long=False, is_read_only=True)
+    assert third.row != first.row
+    assert (third.source, third.shared) == (first.row, 12)
 
 
 def test_rows_on_the_other_side_of_the_longrope_threshold_share_nothing() -> None:
@@ -39,12 +50,12 @@ def test_a_request_that_is_over_gives_its_row_up_before_an_older_one_that_may_go
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=12))
-def test_what_is_shared_is_a_common_prefix_that_leaves_a_token_to_feed(prompts: list[list[int]]) -> None:
+def test_what_is_shared_is_a_common_prefix(prompts: list[list[int]]) -> None:
     rows = RowTable(12, 64)
     for prompt in prompts:
         before = rows.tokens.copy(), rows.lengths.copy()
         placement = rows.place(tuple(prompt), is_long=False)
-        assert placement.shared < len(prompt)
+        assert placement.shared <= placement.length == len(prompt)
         if placement.shared:
             assert placement.shared <= before[1][placement.source]
             assert before[0][placement.source, : placement.shared].tolist() == prompt[: placement.shared]

@@ -41,7 +41,9 @@ def compute_train_flops(*, matrix_parameters: int, num_layers: int, width: int, 
 
 def count_matrix_parameters(model: Any) -> int:
     """N' of a transformers model: every matrix but the embedding table, which is only looked up, and the output head,
-    tied to it or not."""
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    inner = (p for p in model.parameters() if p.ndim >= 2 and p is not embedding and p is not head)
-    return sum(int(p.numel()) for p in inner) + int(head.numel())
+    tied to it or not (a classifier's head is a matrix like others)."""
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings()
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and p is not embedding]
+    if output is not None and output.weight is embedding:
+        matrices.append(embedding)
+    return sum(int(p.numel()) for p in matrices)

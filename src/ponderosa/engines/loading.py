@@ -1,4 +1,4 @@
-"""A model directory, loaded into the native engine."""
+"""Model directories, loaded into the native engine and the native scorer."""
 
 import logging
 from pathlib import Path
@@ -7,9 +7,11 @@ import torch
 
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.native import NativeEngine
+from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import ConfigError
 from ponderosa.hash_cache import hash_directory
 from ponderosa.model_directory import get_max_context, load_model
+from ponderosa.reward_model_directory import load_reward_model
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +31,7 @@ def load_engine(
     max_context defaults to what the model was made for. Raises DataError if the directory holds no model that
     the engine can run, ConfigError for an unknown device or dtype.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
-    model = load_model(model_dir, device=select_device(device), dtype=DTYPES[dtype])
+    model = load_model(model_dir, device=select_device(device), dtype=select_dtype(dtype))
     context = get_max_context(model)
     engine = NativeEngine(
         model,
@@ -45,6 +45,33 @@ def load_engine(
         f"context {engine.max_context}, {num_slots} slots"
     )
     return engine
+
+
+def load_scorer(
+    folder: Path, device: str = "auto", dtype: str = "float32", *, num_rows: int = 256
+) -> NativeScorer:
+    """The native scorer on a reward model directory; its model_id is a hash of the directory's content, calibration
+    included.
+
+    Raises DataError if the directory holds no reward model that can be run, ConfigError for an unknown device or dtype.
+    """
+    model, _, _, calibration = load_reward_model(
+        folder, device=select_device(device), dtype=select_dtype(dtype)
+    )
+    return NativeScorer(
+        model,
+        calibration,
+        model_id=hash_directory(folder),
+        max_context=get_max_context(model),
+        num_rows=num_rows,
+    )
+
+
+def select_dtype(name: str) -> torch.dtype:
+    """Raises ConfigError naming the types there are."""
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}; allowed: {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def select_device(name: str) -> str:

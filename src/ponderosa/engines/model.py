@@ -5,7 +5,7 @@ between tokens is keys and values; a probe compares cached with uncached logits 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,10 @@ from ponderosa.errors import DataError
 from ponderosa.ledger import compute_forward_flops, count_matrix_parameters
 
 PROBE_LENGTH = 6
+
+Run = Callable[[PreTrainedModel, Tensor, Tensor, CachePass | None], Tensor]
+"""What a model says of new tokens, [R, L, ·]: of all of them, or of each row's last one. Without a pass it sees
+nothing but them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ def copy_model(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return copied
 
 
-def profile_model(model: PreTrainedModel, max_context: int) -> ModelProfile:
-    """Look a model over. Raises DataError naming it if the engine cannot run it."""
+def profile_model(model: PreTrainedModel, max_context: int, run: Run) -> ModelProfile:
+    """Look a model over, run as it will be. Raises DataError naming it if the engine cannot run it."""
     name = type(model).__name__
     long_rope_after = _find_rope_threshold(model, name)
     if not model._supports_attention_backend:
@@ -63,7 +67,7 @@ def profile_model(model: PreTrainedModel, max_context: int) -> ModelProfile:
             f"{name} does not take its attention from transformers' attention interface, which the native "
             "engine needs; use a decoder such as Llama, Qwen, Phi-3, Mistral or Gemma"
         )
-    cache = _probe(model, name)
+    cache = _probe(model, name, run)
     config = model.config.get_text_config()
     flops = compute_forward_flops(
         matrix_parameters=count_matrix_parameters(model),
@@ -88,10 +92,10 @@ def _find_rope_threshold(model: PreTrainedModel, name: str) -> int | None:
     return int(parameters["original_max_position_embeddings"]) if "longrope" in kinds else None
 
 
-def run_model(
-    model: PreTrainedModel, token_ids_RL: Tensor, positions_RL: Tensor, cache_pass: CachePass
+def run_logits(
+    model: PreTrainedModel, token_ids_RL: Tensor, positions_RL: Tensor, cache_pass: CachePass | None
 ) -> Tensor:
-    """Logits of each row's last token, [R, V]; the model must be borrowed."""
+    """Logits of each row's last token, [R, 1, V]; the model must be borrowed."""
     logits: Tensor = model(
         input_ids=token_ids_RL,
         position_ids=positions_RL,
@@ -99,30 +103,42 @@ def run_model(
         logits_to_keep=1,
         cache_pass=cache_pass,
     ).logits
-    return logits[:, -1]
+    return logits
 
 
-def _probe(model: PreTrainedModel, name: str) -> KVCache:
-    """A cache that has seen every layer, after checking that cached logits equal the model's own."""
+def run_hidden_states(
+    model: PreTrainedModel, token_ids_RL: Tensor, positions_RL: Tensor, cache_pass: CachePass | None
+) -> Tensor:
+    """What a model's head reads of every token, [R, L, D]; the model must be borrowed."""
+    states: Tensor = model.base_model(
+        input_ids=token_ids_RL, position_ids=positions_RL, use_cache=False, cache_pass=cache_pass
+    ).last_hidden_state
+    return states
+
+
+def _probe(model: PreTrainedModel, name: str, run: Run) -> KVCache:
+    """A cache that has seen every layer, after checking that what the model says of a token that follows others in
+    the cache is what it says of it after all of them."""
     device = model.device
     ids = torch.arange(1, PROBE_LENGTH + 1, device=device)[None] % model.config.get_text_config().vocab_size
+    positions = torch.arange(PROBE_LENGTH, device=device)[None]
+    row = torch.zeros(1, 1, dtype=torch.long, device=device)
     cache = KVCache(1, dtype=model.dtype, device=device)
     cache.reserve(PROBE_LENGTH)
     with borrow_model(model):
-        for start, end in ((0, PROBE_LENGTH - 1), (PROBE_LENGTH - 1, PROBE_LENGTH)):
-            positions = torch.arange(start, end, device=device)[None]
-            row = torch.zeros(1, 1, dtype=torch.long, device=device)
-            cache_pass = CachePass(cache, slice(0, 1), row, positions, positions, PROBE_LENGTH)
+        for part in (slice(0, PROBE_LENGTH - 1), slice(PROBE_LENGTH - 1, PROBE_LENGTH)):
+            where = positions[:, part]
+            cache_pass = CachePass(cache, slice(0, 1), row, where, where, PROBE_LENGTH)
             try:
-                cached = run_model(model, ids[:, start:end], positions, cache_pass)
+                cached = run(model, ids[:, part], where, cache_pass)[:, -1]
             except TypeError as error:
                 raise DataError(f"{name} cannot run in the native engine: {error}") from error
         model.config._attn_implementation = "eager"
-        plain = model(input_ids=ids, use_cache=False).logits[:, -1]
+        plain = run(model, ids, positions, None)[:, -1]
     tolerance = 1e-3 if plain.dtype == torch.float32 else 0.1
     if not torch.allclose(cached.float(), plain.float(), rtol=tolerance, atol=tolerance * float(plain.std())):
         raise DataError(
-            f"{name} remembers more than keys and values between tokens (cached logits differ from its own); "
+            f"{name} remembers more than keys and values between tokens (cached outputs differ from its own); "
             "the native engine cannot run it"
         )
     return cache

@@ -10,9 +10,8 @@ constrained decoding, more than one device.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ponderosa.engines.attention import CachePass, KVCache
-from ponderosa.engines.linear import PackedLinears
-from ponderosa.engines.model import borrow_model, copy_model, profile_model, run_model
-from ponderosa.engines.prefill import Span, build_grid, plan_prefill
+from ponderosa.engines.model import borrow_model, copy_model, profile_model, run_logits
+from ponderosa.engines.prefill import Span
+from ponderosa.engines.prefix_cache import PrefixCache
 from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, find_fault
-from ponderosa.engines.rows import Placement, RowTable
+from ponderosa.engines.rows import Placement, RequestRows
 from ponderosa.engines.sampling import compute_uniforms, draw_tokens
 from ponderosa.engines.stops import PieceTable, ends_with_stop
 
@@ -33,9 +32,6 @@ ROW_BUCKET = 8
 """Decode steps run a multiple of this many rows, so that kernels are prepared for few shapes."""
 ADMISSION_FRAC = 1 / 16
 """Requests are admitted once this share of the slots is free (or all that wait fit), to prefill in batches."""
-
-MIN_PACKED = 256
-"""Prefills of fewer padded tokens come in too many shapes to prepare oneDNN kernels for."""
 
 
 @dataclass(slots=True)
@@ -75,18 +71,23 @@ class NativeEngine:
         self._slot_steps = 0
         self._source = model
         self._model = model if dtype is None or dtype == model.dtype else copy_model(model, dtype)
-        profile = profile_model(self._model, max_context)
+        profile = profile_model(self._model, max_context, run_logits)
         self.flops_per_token = profile.flops_per_token
         self._vocab_size = int(model.config.get_text_config().vocab_size)
-        self._long_rope_after = profile.long_rope_after
-        self._linears = PackedLinears(self._model)
         self._pieces = PieceTable(codec)
         num_rows = (
             -(-(num_slots + (-(-num_slots // 4) if num_retained is None else num_retained)) // ROW_BUCKET)
             * ROW_BUCKET
         )
         self._cache = KVCache(num_rows, dtype=self._model.dtype, device=self._model.device)
-        self._rows = RowTable(num_rows, max_context)
+        self._rows = RequestRows(num_rows, max_context)
+        self._prefixes = PrefixCache(
+            self._model,
+            self._rows,
+            self._cache,
+            partial(run_logits, self._model),
+            long_rope_after=profile.long_rope_after,
+        )
         self._waiting: deque[tuple[int, GenerateRequest]] = deque()
         self._jobs: dict[int, Job] = {}
         self._next_ticket = 0
@@ -115,9 +116,7 @@ class NativeEngine:
         """
         assert not self.num_pending, "reset while requests are pending"
         self._busy_slot_steps = self._slot_steps = 0
-        self._rows.forget()
-        self._cache.clear()
-        self._linears.forget()
+        self._prefixes.forget()
         if self._model is not self._source:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
@@ -146,51 +145,18 @@ class NativeEngine:
             if fault is not None:
                 refused.append((ticket, Generation((), (), (), "error", error=fault)))
                 continue
+            *known, fed = request.prompt_ids
             num_tokens = len(request.prompt_ids)
-            placement = self._rows.place(request.prompt_ids, is_long=self._is_long(num_tokens))
+            placement = self._rows.place(known, is_long=self._prefixes.is_long(num_tokens))
             row = placement.row
+            self._rows.tokens[row, num_tokens - 1] = fed
             self._rows.starts[row] = num_tokens
             self._rows.limits[row] = min(self.max_context, num_tokens + request.max_new_tokens)
             self._rows.seeds[row] = request.seed
             self._jobs[row] = Job(ticket, request, num_tokens - placement.shared)
             placements.append(placement)
-        self._fill(placements)
+        self._prefixes.fill(placements)
         return refused
-
-    def _is_long(self, num_tokens: int) -> bool:
-        return self._long_rope_after is not None and num_tokens > self._long_rope_after
-
-    def _fill(self, placements: Sequence[Placement]) -> None:
-        """Copy shared prefixes and compute the rest, in rounds: a prefix is complete before it is copied."""
-        for stage in range(max((placement.stage for placement in placements), default=-1) + 1):
-            ready = [placement for placement in placements if placement.stage == stage]
-            for placement in ready:
-                if placement.source != placement.row:
-                    self._cache.copy(placement.source, placement.row, placement.shared)
-            self._prefill(
-                [
-                    Span(p.row, p.shared, int(self._rows.lengths[p.row]), bool(self._rows.is_long[p.row]))
-                    for p in ready
-                ]
-            )
-        self._rows.stage[:] = 0
-
-    def _prefill(self, spans: Sequence[Span]) -> None:
-        """Compute the keys and values of spans."""
-        self._cache.reserve(max((span.end for span in spans), default=0) + 1)
-        for batch in plan_prefill(spans):
-            grid = build_grid(
-                batch, self._rows.tokens, trash=self._cache.trash, long_rope_after=self._long_rope_after
-            )
-            rows = self._to_device(np.array([span.row for span in batch]))
-            width = self._cache.compute_width(max(span.end for span in batch))
-            positions = self._to_device(grid.positions)
-            cache_pass = CachePass(
-                self._cache, rows, rows[:, None], positions, self._to_device(grid.columns), width
-            )
-            is_large = grid.token_ids.size >= MIN_PACKED
-            with self._linears.lend() if is_large else nullcontext():
-                run_model(self._model, self._to_device(grid.token_ids), positions, cache_pass)
 
     def _compact(self) -> None:
         """Bring active rows together when many idle rows lie between them."""
@@ -227,8 +193,8 @@ class NativeEngine:
         token_ids = self._to_device(table.tokens[rows, fed_at])[:, None]
         index = self._to_device(rows)[:, None]
         cache_pass = CachePass(self._cache, where, index, positions, columns, width)
-        with self._linears.lend():
-            logits = run_model(self._model, token_ids, positions, cache_pass)
+        with self._prefixes.linears.lend():
+            logits = run_logits(self._model, token_ids, positions, cache_pass)[:, -1]
         self._draw(logits, rows, fed_at, active)
 
     def _draw(
@@ -252,13 +218,14 @@ class NativeEngine:
 
     def _cross_threshold(self) -> None:
         """Rows about to grow past the LongRoPE threshold are computed again under the long factors."""
-        if self._long_rope_after is None:
+        threshold = self._prefixes.long_rope_after
+        if threshold is None:
             return
         table = self._rows
-        crossing = table.is_active & ~table.is_long & (table.lengths + 1 > self._long_rope_after)
+        crossing = table.is_active & ~table.is_long & (table.lengths + 1 > threshold)
         rows = np.flatnonzero(crossing).tolist()
         table.is_long[rows] = True
-        self._prefill([Span(row, 0, int(table.lengths[row]), True) for row in rows])
+        self._prefixes.compute([Span(row, 0, int(table.lengths[row]), True) for row in rows])
         for row in rows:
             self._jobs[row].prefill_tokens += int(table.lengths[row])
 

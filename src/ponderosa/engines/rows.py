@@ -1,12 +1,13 @@
 """Who sits in which cache row, and which rows hold a prefix worth taking over. No torch.
 
-A row is active (a request is running in it), retained (its request is over, its tokens may begin another prompt)
-or empty. `tokens[row, :lengths[row]]` have their keys and values in the cache; for an active row
-`tokens[row, lengths[row]]` is the token to feed next. Rows 0 .. extent - 1 take part in a decode step, so that
-the step reads the cache in place; inactive rows among them are computed and thrown away, and moved out of the
+A row is active (somebody needs it now), retained (its tokens may begin another sequence) or empty.
+`tokens[row, :lengths[row]]` have their keys and values in the cache. In an engine a row is active while its request
+runs, and `tokens[row, lengths[row]]` is the token to feed next. Rows 0 .. extent - 1 take part in a decode step, so
+that the step reads the cache in place; inactive rows among them are computed and thrown away, and moved out of the
 way when they become many.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,32 +23,24 @@ MAX_IDLE_FRAC = 0.125
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a request goes and what it takes over.
+    """Where a sequence goes and what it takes over.
 
-    shared: tokens already known, copied from `source` (nothing to copy if source == row).
+    shared: of its `length` tokens, those already known, copied from `source` (nothing to copy if source == row).
     stage: how many rounds of prefill must run before the source is complete.
     """
 
     row: int
     source: int
     shared: int
+    length: int
     stage: int
 
 
 class RowTable:
-    """Bookkeeping for S cache rows of at most `columns` tokens, all in host memory.
-
-    Log-probabilities stand beside the tokens they belong to. A row's request began with `starts` prompt tokens,
-    and ends at `limits` tokens if nothing stops it before.
-    """
+    """Bookkeeping for S cache rows of at most `columns` tokens, all in host memory."""
 
     def __init__(self, num_rows: int, columns: int) -> None:
         self.tokens: npt.NDArray[np.int64] = np.zeros((num_rows, columns), dtype=np.int64)
-        self.model_logprobs: npt.NDArray[np.float32] = np.zeros((num_rows, columns), dtype=np.float32)
-        self.sampling_logprobs: npt.NDArray[np.float32] = np.zeros((num_rows, columns), dtype=np.float32)
-        self.starts: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
-        self.limits: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
-        self.seeds: npt.NDArray[np.uint64] = np.zeros(num_rows, dtype=np.uint64)
         self.lengths: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
         self.is_active: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
         self.is_long: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
@@ -66,26 +59,30 @@ class RowTable:
         self.lengths[~self.is_active] = 0
         self.last_used[~self.is_active] = 0
 
-    def place(self, prompt_ids: tuple[int, ...], *, is_long: bool) -> Placement:
-        """Give a prompt the row it is cheapest to run in, and mark that active.
+    def place(self, token_ids: Sequence[int], *, is_long: bool, is_read_only: bool = False) -> Placement:
+        """Give a sequence the row it is cheapest to compute in, and mark that active.
 
-        A retained row that the prompt continues is taken over; else the least useful inactive row is, and the
-        longest known prefix is copied into it. The prompt's last token is always left to feed.
+        A retained row that it continues is taken over; else the least useful inactive row is, and the longest known
+        prefix is copied into it. Nothing will be written behind a read-only sequence: where it is known whole, the
+        row that holds it will do, even one that goes on or that another uses.
         """
-        prompt = np.asarray(prompt_ids, dtype=np.int64)
-        known = len(prompt) - 1
-        source, shared = self._find_prefix(prompt[:known], is_long)
+        ids = np.asarray(token_ids, dtype=np.int64)
+        length = len(ids)
+        source, shared = self._find_prefix(ids, is_long)
         stage = int(self.stage[source]) if shared else 0
+        if is_read_only and shared == length:
+            self.is_active[source] = True
+            return Placement(source, source, shared, length, stage)
         continues = shared and not self.is_active[source] and shared == self.lengths[source]
         row = source if continues else self._pick_row()
-        self.tokens[row, : len(prompt)] = prompt
-        self.lengths[row] = known
+        self.tokens[row, :length] = ids
+        self.lengths[row] = length
         self.is_active[row], self.is_long[row] = True, is_long
-        self.stage[row] = stage + (shared < known)
-        return Placement(row, source if shared else row, shared, stage)
+        self.stage[row] = stage + (shared < length)
+        return Placement(row, source if shared else row, shared, length, stage)
 
     def release(self, row: int, *, is_over: bool) -> None:
-        """The request in a row has ended. `is_over`: nothing will continue it, so reuse the row first."""
+        """Nobody needs a row any more. `is_over`: nothing will continue it, so reuse the row first."""
         self.is_active[row] = False
         self._clock += 1
         self.last_used[row] = 0 if is_over else self._clock
@@ -111,7 +108,7 @@ class RowTable:
         return int(idle[np.argmin(self.last_used[idle])])
 
     def _find_prefix(self, known: npt.NDArray[np.int64], is_long: bool) -> tuple[int, int]:
-        """The row whose cached tokens best begin this prompt, and how many of them do (0: none worth taking)."""
+        """The row whose cached tokens best begin this sequence, and how many of them do (0: none worth taking)."""
         if len(known) < MIN_SHARED:
             return 0, 0
         begins = (self.tokens[:, :MIN_SHARED] == known[:MIN_SHARED]).all(axis=1)
@@ -124,3 +121,19 @@ class RowTable:
         order = np.lexsort((-rows, shared, -self.stage[rows], shared // SHARED_BUCKET, shared == len(known)))
         best = int(order[-1])
         return int(rows[best]), int(shared[best])
+
+
+class RequestRows(RowTable):
+    """The rows of an engine's requests.
+
+    Log-probabilities stand beside the tokens they belong to. A row's request began with `starts` prompt tokens,
+    and ends at `limits` tokens if nothing stops it before.
+    """
+
+    def __init__(self, num_rows: int, columns: int) -> None:
+        super().__init__(num_rows, columns)
+        self.model_logprobs: npt.NDArray[np.float32] = np.zeros((num_rows, columns), dtype=np.float32)
+        self.sampling_logprobs: npt.NDArray[np.float32] = np.zeros((num_rows, columns), dtype=np.float32)
+        self.starts: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.limits: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.seeds: npt.NDArray[np.uint64] = np.zeros(num_rows, dtype=np.uint64)
