@@ -1,54 +1,15 @@
 """Search trees in Parquet: the round trip is exact and parts add up."""
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ponderosa.records import Cost, GradedTree, Node, Step, Tree, Verdict
+from ponderosa.records import GradedTree, Step, to_record
 from ponderosa.stages.tree_tables import load_trees, save_trees
-
-DOCS = Path(__file__).parents[1] / "docs" / "trees.md"
-RIGHT = Verdict(True, "correct", "answer@1")
-WRONG = Verdict(False, "wrong_answer", "answer@1")
-
-
-def build_node(parent: int | None = None, **changes: Any) -> Node:
-    values: dict[str, Any] = {
-        "parent": parent,
-        "token_ids": (5, 6, 7),
-        "sampled": (True, True, False),
-        "model_logprobs": (-0.1, -1.5, 0.0),
-        "sampling_logprobs": (-0.2, -1.25, 0.0),
-        "step": Step("x = 1", "x = 1", None, "ok"),
-        "multiplicity": 1,
-        "prior": 0.5,
-        "visits": 3,
-        "value": 1 / 3,
-        "score": None,
-        "finish": None,
-        "answer": None,
-        "answer_key": None,
-    }
-    return Node(**{**values, **changes})
-
-
-def build_tree(*nodes: Node, **changes: Any) -> Tree:
-    values: dict[str, Any] = {
-        "problem_id": "p",
-        "prompt_ids": (1, 2, 3),
-        "end": "budget",
-        "cost": Cost(3, 9, 20, 4, 5, 1.5e9),
-        "strategy": "mcts",
-        "model_id": "m",
-        "scorer_id": None,
-        "seed": 2**62 + 1,
-    }
-    return Tree(nodes=nodes, **{**values, **changes})
-
+from tree_records import RIGHT, WRONG, build_node, build_tree
 
 ENDED = {"finish": "stop", "answer": "7", "answer_key": "7"}
 FORKED = GradedTree(
@@ -83,6 +44,15 @@ def test_parts_are_one_numbered_sequence_with_one_set_of_types(tmp_path: Path) -
         assert pq.read_schema(parts[0]) == pq.read_schema(parts[1])
     numbers = [row["tree"] for row in pq.read_table(tmp_path / "nodes").to_pylist()]
     assert numbers == [0, 0, 0, 0, 2, 2, 2, 2]
+
+
+def test_every_field_of_a_record_has_a_column_with_its_value(tmp_path: Path) -> None:
+    save_trees(tmp_path, [FORKED])
+    for table, record in (("trees", FORKED.tree), ("nodes", FORKED.tree.nodes[0])):
+        row = pq.read_table(tmp_path / table).to_pylist()[0]
+        for name, value in to_record(record).items():
+            if name not in ("nodes", "step"):
+                assert row[name] == (list(value) if isinstance(value, tuple) else value), name
 
 
 def test_depth_counts_the_steps_to_a_node(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ class ProblemRollouts(NamedTuple):
         return [one.verdict.correct for one in self.graded]
 
 
+Distinct = Literal["tokens", "program"]
+DISTINCT = (
+    "what counts as the same: equal tokens, or equal code up to layout, comments and names (tokens where there is no "
+    "code)"
+)
+
+
 class RolloutRules(Config):
     """Which correct rollouts are taken."""
 
@@ -40,10 +47,7 @@ class RolloutRules(Config):
     order: Literal["first", "shortest", "random"] = Field(
         "first", description="which are taken before others: by sample number, by tokens, or drawn"
     )
-    distinct: Literal["tokens", "program"] = Field(
-        "program",
-        description="what counts as the same: equal tokens, or equal code up to layout, comments and names (tokens where there is no code)",
-    )
+    distinct: Distinct = Field("program", description=DISTINCT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +66,40 @@ def select_rollouts(
     groups: Iterable[ProblemRollouts], rules: RolloutRules, *, eos_ids: frozenset[int], seed: int
 ) -> RolloutSelection:
     """The rollouts of every problem that the rules take. eos_ids: what ends a solution of the model that wrote them."""
-    kept: list[Attempt] = []
+    return join_selections(
+        take_correct(_order(group.graded, rules, seed), rules.per_problem, rules.distinct, eos_ids=eos_ids)
+        for group in groups
+    )
+
+
+def take_correct(
+    ranked: Iterable[GradedAttempt], limit: int | None, distinct: Distinct, *, eos_ids: frozenset[int]
+) -> RolloutSelection:
+    """The first `limit` correct, ended and distinct ones of one problem's attempts, which are in order of preference."""
+    taken: dict[object, Attempt] = {}
     rejected: list[tuple[Attempt, str]] = []
-    for group in groups:
-        taken: list[Attempt] = []
-        seen: set[object] = set()
-        for attempt, verdict in _order(group.graded, rules, seed):
-            key = _identify(attempt, rules)
-            if not verdict.correct:
-                rejected.append((attempt, verdict.reason))
-            elif not eos_ids & set(attempt.token_ids[-1:]):
-                rejected.append((attempt, "unended"))
-            elif key in seen:
-                rejected.append((attempt, "duplicate"))
-            elif len(taken) == rules.per_problem:
-                rejected.append((attempt, "over_limit"))
-            else:
-                taken.append(attempt)
-                seen.add(key)
-        kept += taken
-    return RolloutSelection(tuple(kept), tuple(rejected))
+    for attempt, verdict in ranked:
+        key = _identify(attempt, distinct)
+        if not verdict.correct:
+            rejected.append((attempt, verdict.reason))
+        elif not eos_ids & set(attempt.token_ids[-1:]):
+            rejected.append((attempt, "unended"))
+        elif key in taken:
+            rejected.append((attempt, "duplicate"))
+        elif len(taken) == limit:
+            rejected.append((attempt, "over_limit"))
+        else:
+            taken[key] = attempt
+    return RolloutSelection(tuple(taken.values()), tuple(rejected))
+
+
+def join_selections(selections: Iterable[RolloutSelection]) -> RolloutSelection:
+    """The selections of several problems as one."""
+    parts = list(selections)
+    return RolloutSelection(
+        tuple(attempt for part in parts for attempt in part.kept),
+        tuple(item for part in parts for item in part.rejected),
+    )
 
 
 def _order(graded: Sequence[GradedAttempt], rules: RolloutRules, seed: int) -> list[GradedAttempt]:
@@ -97,7 +115,7 @@ def _order(graded: Sequence[GradedAttempt], rules: RolloutRules, seed: int) -> l
     return sorted(graded, key=rank)
 
 
-def _identify(attempt: Attempt, rules: RolloutRules) -> object:
+def _identify(attempt: Attempt, distinct: Distinct) -> object:
     """What two attempts that count as the same have in common."""
-    program = canonicalise_program(attempt.steps) if rules.distinct == "program" else None
+    program = canonicalise_program(attempt.steps) if distinct == "program" else None
     return attempt.token_ids if program is None else program

@@ -1,6 +1,6 @@
-"""Preference pairs from rollouts, with what the reference model makes of them.
+"""Preference pairs from rollouts and search trees, with what the reference model makes of them.
 
-    set correct rollouts of a problem against wrong ones, by `rules`; every other rollout is counted with its reason
+    set correct attempts at a problem against wrong ones, by `rules`; every other one is counted with its reason
     score both continuations of every pair with the reference, once, by the trainer's own forward pass
 
 The reference is the model that DPO begins with. It is scored here so that training holds one model, not two; the hash
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ponderosa.artifacts import Journal, read_json, read_table, write_table
 from ponderosa.data.pair_rows import ScoredPair, build_pair_row, split_scores
@@ -30,15 +30,17 @@ from ponderosa.stages.rollout import POLICY, load_rollouts
 from ponderosa.stages.scoring import build_scorer, count_scoring, score_rows
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL, Learner, load_learner
+from ponderosa.stages.tree_tables import load_trajectories
 
 VERSION = 1
 TABLE = "pairs.parquet"
 
 
 class Config(StageConfig):
-    """Which rollouts, paired how, scored by which model."""
+    """Which attempts, paired how, scored by which model."""
 
-    rollouts: tuple[str, ...] = Field(min_length=1, description="rollout stages whose attempts are paired")
+    rollouts: tuple[str, ...] = Field((), description="rollout stages whose attempts are paired")
+    trees: tuple[str, ...] = Field((), description="search stages whose trees' solutions are paired")
     reference: str = Field(description="stage whose model is the reference: the one that `dpo` will train")
     rules: PairRules = PairRules()
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -48,13 +50,23 @@ class Config(StageConfig):
         None, ge=1, description="most tokens scored at a time; unset fits the device"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if not (self.rollouts or self.trees):
+            raise ConfigError("there is nothing to pair: give `rollouts` or `trees`, names of stages")
+        return self
+
     def needs(self) -> tuple[Need, ...]:
-        return (*(Need(name, "rollouts") for name in self.rollouts), Need(self.reference, "model"))
+        return (
+            *(Need(name, "rollouts") for name in self.rollouts),
+            *(Need(name, "trees") for name in self.trees),
+            Need(self.reference, "model"),
+        )
 
 
 def run(config: Config, context: Context) -> Outcome:
     reference = load_learner(config.reference, context)
-    selection = pair_rollouts(config, context, reference)
+    selection = pair_stages(config, context, reference)
     pairs = selection.pairs
     rows = [build_pair_row(pair) for pair in pairs]
     dtype = config.dtype if context.dtype == "auto" else context.dtype
@@ -80,19 +92,23 @@ def run(config: Config, context: Context) -> Outcome:
     )
 
 
-def pair_rollouts(config: Config, context: Context, reference: Learner) -> PairSelection:
-    """The pairs of all rollouts. Raises ConfigError if there are none, or if their token ids mean something else to
-    the reference."""
+def pair_stages(config: Config, context: Context, reference: Learner) -> PairSelection:
+    """The pairs of all stages' attempts. Raises ConfigError if there are none, or if their token ids mean something
+    else to the reference."""
     graded: list[GradedAttempt] = []
-    for name in config.rollouts:
-        policy = load_policy(context.inputs[name] / POLICY)
+    for name in (*config.rollouts, *config.trees):
+        folder = context.inputs[name]
+        policy = load_policy(folder / POLICY)
         check_same_ids(policy, reference.codec, reference.prompt_format, where=name)
-        graded += [one for group in load_rollouts(context.inputs[name]) for one in group.graded]
+        if name in config.trees:
+            graded += [trajectory.graded for trajectory in load_trajectories(folder)]
+        else:
+            graded += [one for group in load_rollouts(folder) for one in group.graded]
     seed = derive_seed("pairs", context.seed)
     selection = select_pairs(graded, config.rules, seed=seed, max_length=reference.max_context)
     if not selection.pairs:
         raise ConfigError(
-            f"the rollouts of {', '.join(config.rollouts)} give no pair, their problems being {dict(selection.unpaired)}; "
+            f"the attempts of {', '.join((*config.rollouts, *config.trees))} give no pair, their problems being {dict(selection.unpaired)}; "
             "sample more often or at a higher temperature, ask problems of another difficulty, or loosen `rules`"
         )
     return selection

@@ -1,28 +1,33 @@
-"""Which solutions a stage trains on, and the rows made of them: worked ones, and rollouts of an earlier model.
+"""Which solutions a stage trains on, and the rows made of them: worked ones, and what an earlier model wrote.
 
-A worked solution is written in the trained model's format and encoded. A rollout's token ids are taken as they were
-sampled, so it must come from a model of the same tokenizer and prompt format; rejection sampling decides which.
+A worked solution is written in the trained model's format and encoded. The token ids of a rollout, or of a trajectory
+of a search tree, are taken as they were sampled, so they must come from a model of the same tokenizer and prompt
+format; rejection sampling decides which.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
 from ponderosa.config import Config
-from ponderosa.data.rollouts import RolloutRules, select_rollouts
+from ponderosa.data.rollouts import RolloutRules, RolloutSelection, select_rollouts
 from ponderosa.data.rows import build_attempt_row, build_solution_row
+from ponderosa.data.trajectories import TrajectoryRules, select_trajectories
 from ponderosa.engines.codec import HFCodec
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PromptFormat
 from ponderosa.identity import derive_seed
 from ponderosa.records import Problem, Row
+from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.policy import check_same_ids, load_policy
-from ponderosa.stages.rollout import POLICY, load_rollouts
+from ponderosa.stages.rollout import POLICY, PROBLEMS, load_rollouts
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need
+from ponderosa.stages.tree_tables import load_trajectories
 from ponderosa.steps import Segment, render_steps
 from ponderosa.tasks.worked import WorkedSolution
 
@@ -35,6 +40,10 @@ class SolutionData(Config):
         (), description="rollout stages to read, of a model with the same tokenizer and prompt format"
     )
     select: RolloutRules = RolloutRules()
+    trees: tuple[str, ...] = Field(
+        (), description="search stages to read, of a model with the same tokenizer and prompt format"
+    )
+    trajectories: TrajectoryRules = TrajectoryRules()
     min_operations: int = Field(1, description="easiest problem to use, where problems have operations")
     max_operations: int | None = Field(None, description="hardest problem to use")
     limit: int | None = Field(None, ge=1, description="use this many, drawn at random; unset uses all")
@@ -47,16 +56,21 @@ class SolutionData(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "SolutionData":
-        if not (self.solutions or self.rollouts):
-            raise ConfigError("there is nothing to train on: give `solutions` or `rollouts`, names of stages")
+        if not (self.solutions or self.rollouts or self.trees):
+            raise ConfigError(
+                "there is nothing to train on: give `solutions`, `rollouts` or `trees`, names of stages"
+            )
         if self.select != RolloutRules() and not self.rollouts:
             raise ConfigError("`select` chooses among `rollouts`, and none are named")
+        if self.trajectories != TrajectoryRules() and not self.trees:
+            raise ConfigError("`trajectories` chooses among those of `trees`, and none are named")
         return self
 
     def needs(self) -> tuple[Need, ...]:
         return (
             *(Need(name, "solutions") for name in self.solutions),
             *(Need(name, "rollouts") for name in self.rollouts),
+            *(Need(name, "trees") for name in self.trees),
         )
 
     def takes(self, problem: Problem) -> bool:
@@ -65,7 +79,7 @@ class SolutionData(Config):
 
 
 class TrainingRows(NamedTuple):
-    """Rows in an order drawn by seed, and how many rollouts were rejected for each reason."""
+    """Rows in an order drawn by seed, and how many rollouts and trajectories were rejected for each reason."""
 
     rows: list[Row]
     dropped: dict[str, int]
@@ -88,15 +102,15 @@ def build_training_rows(
 ) -> TrainingRows:
     """One row for each chosen solution, loss on what the model writes.
 
-    Raises ConfigError if there is none, or if rollouts were written by a model of another tokenizer or format.
+    Raises ConfigError if there is none, or if attempts were written by a model of another tokenizer or format.
     """
     worked = _list_worked(data, prompt_format, codec, context, question_weight)
-    rollouts, rejected = _list_rollouts(data, prompt_format, codec, context, question_weight)
-    choices = sorted([*worked, *rollouts], key=lambda choice: choice.order)
+    sampled, rejected = _list_sampled(data, prompt_format, codec, context, question_weight)
+    choices = sorted([*worked, *sampled], key=lambda choice: choice.order)
     if not choices:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
         raise ConfigError(
-            f"no solution of {', '.join((*data.solutions, *data.rollouts))} has {data.min_operations} to "
+            f"no solution of {', '.join((*data.solutions, *data.rollouts, *data.trees))} has {data.min_operations} to "
             f"{data.max_operations or 'any number of'} operations; change min_operations or max_operations"
             + (f", or roll out more: rejected were {reasons}" if reasons else "")
         )
@@ -144,21 +158,37 @@ def render_solution(steps: Sequence[Any], prose: str, prompt_format: PromptForma
     return [Segment(f" {prose.strip()}", True)]
 
 
-def _list_rollouts(
+def _list_sampled(
     data: SolutionData, prompt_format: PromptFormat, codec: HFCodec, context: Context, question_weight: float
 ) -> tuple[list[_Choice], dict[str, int]]:
-    """The rollouts the rules take, and why others are not. Worked examples in a prompt carry no loss."""
+    """The attempts the rules take, and why others are not. Worked examples in a prompt carry no loss."""
     prompt_weight = 0.0 if prompt_format.few_shot else question_weight
     choices = []
     rejected: Counter[str] = Counter()
-    for name in data.rollouts:
-        policy = load_policy(context.inputs[name] / POLICY)
+    for name in (*data.rollouts, *data.trees):
+        folder = context.inputs[name]
+        policy = load_policy(folder / POLICY)
         check_same_ids(policy, codec, prompt_format, where=name)
-        groups = [group for group in load_rollouts(context.inputs[name]) if data.takes(group.problem)]
-        selection = select_rollouts(groups, data.select, eos_ids=frozenset(policy.eos_ids), seed=context.seed)
+        select = _select_trajectories if name in data.trees else _select_rollouts
+        selection = select(data, folder, frozenset(policy.eos_ids), context.seed)
         for reason, count in selection.count_rejected().items():
             rejected[f"{name}: {reason}"] += count
         for attempt in selection.kept:
             order = derive_seed("choose", context.name, context.seed, attempt.problem_id, attempt.sample)
             choices.append(_Choice(order, partial(build_attempt_row, attempt, prompt_weight=prompt_weight)))
     return choices, dict(rejected)
+
+
+def _select_rollouts(
+    data: SolutionData, folder: Path, eos_ids: frozenset[int], seed: int
+) -> RolloutSelection:
+    groups = [group for group in load_rollouts(folder) if data.takes(group.problem)]
+    return select_rollouts(groups, data.select, eos_ids=eos_ids, seed=seed)
+
+
+def _select_trajectories(
+    data: SolutionData, folder: Path, eos_ids: frozenset[int], seed: int
+) -> RolloutSelection:
+    taken = {problem.id for problem in load_problems(folder / PROBLEMS) if data.takes(problem)}
+    trajectories = [one for one in load_trajectories(folder) if one.graded.attempt.problem_id in taken]
+    return select_trajectories(trajectories, data.trajectories, eos_ids=eos_ids)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ponderosa.artifacts import read_table, write_table
+from ponderosa.data.trajectories import Trajectory, list_trajectories
 from ponderosa.records import Cost, GradedTree, Node, Step, Tree, Verdict
 
 TREES, NODES, VERDICTS = "trees", "nodes", "verdicts"
@@ -52,6 +53,11 @@ def iterate_trees(folder: Path) -> Iterator[GradedTree]:
             number = row.pop("tree")
             record = {**row, "prompt_ids": tuple(row["prompt_ids"]), "cost": Cost(**row["cost"])}
             yield GradedTree(Tree(**record, nodes=tuple(nodes[number])), verdicts[number])
+
+
+def load_trajectories(folder: Path) -> list[Trajectory]:
+    """The ways that ended, through every tree in turn; the rest of the trees is let go."""
+    return [trajectory for graded in iterate_trees(folder) for trajectory in list_trajectories(graded)]
 
 
 def describe_tree(number: int, tree: Tree) -> dict[str, Any]:
@@ -101,6 +107,7 @@ def _build_schema(table: str) -> Any:
             "model_id": pa.string(),
             "scorer_id": pa.string(),
             "seed": pa.int64(),
+            "num_simulations": pa.int32(),
         },
         NODES: {
             "place": pa.int32(),
