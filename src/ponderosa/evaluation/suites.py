@@ -22,7 +22,8 @@ from ponderosa.config import suggest
 from ponderosa.errors import ConfigError, DataError, RequestError
 from ponderosa.identity import content_hash, derive_seed
 from ponderosa.records import Problem
-from ponderosa.tasks.jsonl import JsonlTask, QuarantinedRow
+from ponderosa.tasks.jsonl import JsonlTask
+from ponderosa.tasks.quarantine import QuarantinedRow
 from ponderosa.tasks.registry import GYM_PREFIX, Task, get_task
 
 log = logging.getLogger(__name__)

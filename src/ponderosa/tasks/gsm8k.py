@@ -29,7 +29,8 @@ from ponderosa.identity import content_hash
 from ponderosa.records import Problem, Step
 from ponderosa.tasks.arithmetic import NUMBER, get_literals, get_value, parse_number, read_quantities
 from ponderosa.tasks.equations import MARK, Line, UnreadableMark, read_line
-from ponderosa.tasks.jsonl import GSM8K_FILES, GSM8K_HUB, JsonlTask, Loaded, QuarantinedRow
+from ponderosa.tasks.jsonl import GSM8K_FILES, GSM8K_HUB, JsonlTask, Loaded
+from ponderosa.tasks.quarantine import QuarantinedRow
 from ponderosa.tasks.worked import Unsolved, WorkedSolution
 
 NAMES = "bcdefghjklmnopqrstuvwxyz"

@@ -2,38 +2,24 @@
 
 One JSON object a line, UTF-8, gzip if the name ends in .gz. `question`, and `answer` or `verifier`, are required;
 `id`, `source`, `split`, `solution` and `meta` are optional; every other field goes to `meta`. A row that cannot be
-used is quarantined with its file, line and reason, never dropped in silence: the caller counts and shows them.
+used is quarantined (`ponderosa.tasks.quarantine`).
 
 A named benchmark is looked for at a given path, then in $PONDEROSA_DATA, then on the Hugging Face hub.
 """
 
-import codecs
-import gzip
-import json
-import math
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ponderosa.errors import DataError, RequestError
 from ponderosa.identity import content_hash, derive_seed, hash_file
 from ponderosa.records import Problem
 from ponderosa.tasks.custom import load_checker, register_checkers
+from ponderosa.tasks.quarantine import QuarantinedRow, collect_items, read_items
 
-RowT = TypeVar("RowT")
 FIELDS = frozenset({"question", "answer", "verifier", "id", "source", "split", "solution", "meta"})
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantinedRow:
-    """A row that was refused. `line` counts from 1; `file` is a name, not a path."""
-
-    file: str
-    line: int
-    reason: str
 
 
 class Loaded(NamedTuple):
@@ -50,50 +36,7 @@ def load_jsonl(path: Path, *, source: str = "", split: str = "test") -> Loaded:
     cannot be read at all.
     """
     source = source or path.name.removesuffix(".gz").removesuffix(".jsonl")
-    # U+2028 and its kind are legal inside a JSON string, so rows end at "\n" and nowhere else.
-    lines = _read_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
-    rows = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    return _collect(rows, _decode_line, file=path.name, source=source, split=split)
-
-
-def _collect(
-    rows: Iterable[tuple[int, RowT]], decode: Callable[[RowT], Any], *, file: str, source: str, split: str
-) -> Loaded:
-    """Numbered raw rows as problems; whatever is wrong with one row stays with that row."""
-    problems: list[Problem] = []
-    quarantined: list[QuarantinedRow] = []
-    first_line: dict[str, int] = {}
-    for line, raw in rows:
-        try:
-            problem = parse_problem(decode(raw), source=source, split=split)
-            if problem.id in first_line:
-                raise DataError(f"duplicate id {problem.id!r}, first seen in line {first_line[problem.id]}")
-        except DataError as error:
-            quarantined.append(QuarantinedRow(file, line, str(error)))
-            continue
-        first_line[problem.id] = line
-        problems.append(problem)
-    return Loaded(problems, quarantined)
-
-
-def _decode_line(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"), parse_float=_parse_finite, parse_constant=_parse_finite)
-    except DataError:
-        raise
-    except UnicodeDecodeError:
-        raise DataError("not UTF-8") from None
-    except RecursionError:
-        raise DataError("not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}") from None
-
-
-def _parse_finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise DataError(f"{text} is not a finite number")
-    return value
+    return Loaded(*read_items(path, lambda row: parse_problem(row, source=source, split=split)))
 
 
 def parse_problem(row: Any, *, source: str, split: str) -> Problem:
@@ -150,16 +93,6 @@ def _parse_id(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"'id' must be a string or an integer, seen {type(value).__name__}")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.name.endswith(".gz") else data
-    except OSError as error:  # includes gzip.BadGzipFile
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: the gzip data is damaged ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +171,8 @@ def find_data_file(stem: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _describe_data_folder() -> str:
+def describe_data_folder() -> str:
+    """Why no data file was found, for an error message."""
     folder = os.environ.get("PONDEROSA_DATA")
     if not folder:
         return "PONDEROSA_DATA, the folder to look in, is not set"
@@ -247,7 +181,7 @@ def _describe_data_folder() -> str:
 
 def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
     stem = task.files[split]
-    absent = f"{task.name} needs {stem}.jsonl (or .jsonl.gz): {_describe_data_folder()}"
+    absent = f"{task.name} needs {stem}.jsonl (or .jsonl.gz): {describe_data_folder()}"
     remedy = "put the file into a folder and set PONDEROSA_DATA to it"
     assert task.hub is not None
     try:
@@ -264,8 +198,13 @@ def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
         raise DataError(
             f"{absent}, and {task.hub.path} did not come from the Hugging Face hub ({reason}); {remedy}"
         ) from error
-    return _collect(
-        enumerate(rows, start=1), task.hub.convert, file=task.hub.path, source=task.name, split=split
+    convert = task.hub.convert
+    return Loaded(
+        *collect_items(
+            enumerate(rows, start=1),
+            lambda row: parse_problem(convert(row), source=task.name, split=split),
+            file=task.hub.path,
+        )
     )
 
 
