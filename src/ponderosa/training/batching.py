@@ -43,7 +43,7 @@ class Document:
 class Microbatch:
     """D documents as one stream (N tokens, padding behind the last document included; M of them predicted).
 
-    predictors_M: the stream index whose logits predict a target (the token before it).
+    predictors_M: the stream index whose logits predict a target (the token before it). targets_at_M: its own index.
     columns_M: the rows' further columns at the targets.
     document_M: which document a target stands in. members: the document; those of one row follow one another.
     places_2M: where a target stands: its row in the step, its token in the row.
@@ -52,6 +52,7 @@ class Microbatch:
     token_ids_1N: Tensor
     positions_1N: Tensor
     predictors_M: Tensor
+    targets_at_M: Tensor
     targets_M: Tensor
     weights_M: Tensor
     columns_M: Mapping[str, Tensor]
@@ -130,6 +131,7 @@ def build_microbatch(rows: Sequence[Row], documents: Sequence[Document], device:
         token_ids_1N=send(np.pad(token_ids_N, (0, num_padding)))[None],
         positions_1N=send(np.pad(positions_N, (0, num_padding)))[None],
         predictors_M=send(predictors_N[targets_at_M]),
+        targets_at_M=send(targets_at_M),
         targets_M=send(token_ids_N[targets_at_M]),
         weights_M=send(weights_N[targets_at_M]),
         columns_M={name: send(column) for name, column in columns_M.items()},

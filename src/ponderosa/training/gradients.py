@@ -23,6 +23,7 @@ from ponderosa.training.attention import document_attention
 from ponderosa.training.batching import TOKEN_BUCKET, Microbatch, build_microbatches
 from ponderosa.training.fused import fused_layers
 from ponderosa.training.losses import Loss, LossSums, compute_logprobs
+from ponderosa.training.output_head import find_output_head
 
 CPU_MICROBATCH_TOKENS = 4608
 """Measured: fewer tokens pay more dispatch for each operation, more fall out of the cache."""
@@ -46,6 +47,7 @@ class GradientComputer:
         microbatch_tokens: int | None = None,
     ) -> None:
         self.model = model
+        self.head = find_output_head(model)
         self.loss = loss
         self.dtype = dtype
         self.device = model.get_input_embeddings().weight.device
@@ -93,8 +95,8 @@ class GradientComputer:
         return means
 
     def score(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
-        """The log-probability of every token of each row that carries loss (nats; 0 for the others), at temperature
-        1 or at the rows' own `temperatures`."""
+        """Of every token of each row that carries loss its log-probability (nats), at temperature 1 or at the rows' own
+        `temperatures`; from a reward model the score at the token. 0 for the others."""
         scores = [np.zeros(len(row.token_ids), dtype=np.float32) for row in rows]
         for microbatch, logprobs_M in self._map(
             lambda microbatch: (microbatch, self._score(microbatch)), self._cut(rows)
@@ -110,17 +112,19 @@ class GradientComputer:
 
     def _compute_share(self, microbatch: Microbatch, total: float) -> tuple[Sequence[Tensor], LossSums]:
         """A microbatch's share of the gradient, and its sums."""
-        sums = self.loss.compute(self._compute_logits(microbatch), microbatch)
+        sums = self.loss.compute(self._compute_outputs(microbatch), microbatch)
         return torch.autograd.grad(sums.objective / total, self.parameters), sums
 
     @torch.no_grad()
     def _score(self, microbatch: Microbatch) -> Tensor:
+        outputs_MV = self._compute_outputs(microbatch)
+        if self.head.is_score:
+            return outputs_MV[:, 0].float().cpu()
         temperatures_M = microbatch.columns_M.get("temperatures", torch.ones_like(microbatch.weights_M))
-        logits_MV = self._compute_logits(microbatch)
-        return compute_logprobs(logits_MV, microbatch.targets_M, temperature=temperatures_M).logprobs.cpu()
+        return compute_logprobs(outputs_MV, microbatch.targets_M, temperature=temperatures_M).logprobs.cpu()
 
-    def _compute_logits(self, microbatch: Microbatch) -> Tensor:
-        """Logits at the predicted positions, [M, V]."""
+    def _compute_outputs(self, microbatch: Microbatch) -> Tensor:
+        """What the head makes of the targets: logits before each, [M, V], or a score at each, [M, 1]."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden_1ND = self.model.get_decoder()(
                 input_ids=microbatch.token_ids_1N,
@@ -128,11 +132,13 @@ class GradientComputer:
                 use_cache=False,
                 documents=microbatch.layout,
             ).last_hidden_state
-            num_predicted = len(microbatch.predictors_M)
-            predictors = functional.pad(microbatch.predictors_M, (0, -num_predicted % TOKEN_BUCKET))
-            predicting_MD = hidden_1ND[0].index_select(0, predictors)
-            logits_MV: Tensor = self.model.get_output_embeddings()(predicting_MD)
-        return logits_MV[:num_predicted]
+            read_at_M = microbatch.targets_at_M if self.head.is_score else microbatch.predictors_M
+            num_read = len(read_at_M)
+            hidden_MD = hidden_1ND[0].index_select(
+                0, functional.pad(read_at_M, (0, -num_read % TOKEN_BUCKET))
+            )
+            outputs_MV: Tensor = self.head.module(hidden_MD)
+        return outputs_MV[:num_read]
 
     def _map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results in the order of the items, at most one more than there are workers held at a time."""

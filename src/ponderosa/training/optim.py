@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ponderosa.config import Config
 from ponderosa.errors import DataError
+from ponderosa.training.output_head import find_output_head
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients with the steepest slope at zero; singular values land in about [0.7, 1.2] (Jordan 2024)."""
@@ -191,7 +192,7 @@ class Optimizer:
 
 def select_hidden_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The matrices inside decoder layers: everything two-dimensional but embeddings and output head."""
-    outer = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    outer = {id(model.get_input_embeddings().weight), id(find_output_head(model).module.weight)}
     return {
         name: parameter
         for name, parameter in model.named_parameters()

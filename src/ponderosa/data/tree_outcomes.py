@@ -1,0 +1,83 @@
+"""How the solutions in a search tree ended, seen from each of its nodes. Nodes are named by their place in the tree."""
+
+from typing import Literal, NamedTuple
+
+from ponderosa.records import GradedTree, Tree
+
+Failures = Literal["answered", "any"]
+"""Which solutions count as wrong: those that gave a wrong answer, or also those that gave none (cut short, killed by
+an error). What the engine refused or the grader could not decide counts as nothing."""
+
+
+class Tally(NamedTuple):
+    """Solutions through a node."""
+
+    right: int
+    wrong: int
+
+
+def group_children(tree: Tree) -> dict[int | None, list[int]]:
+    """The nodes that continue each node which anything continues; None stands for the prompt."""
+    children: dict[int | None, list[int]] = {}
+    for place, node in enumerate(tree.nodes):
+        children.setdefault(node.parent, []).append(place)
+    return children
+
+
+def list_path(tree: Tree, place: int) -> list[int]:
+    """The nodes from the first step to one node, both included."""
+    path = [place]
+    while (parent := tree.nodes[path[-1]].parent) is not None:
+        path.append(parent)
+    return path[::-1]
+
+
+def join_tokens(tree: Tree, place: int | None) -> tuple[int, ...]:
+    """The prompt and every step to a node, that node included."""
+    path = [] if place is None else list_path(tree, place)
+    return tree.prompt_ids + tuple(token for step in path for token in tree.nodes[step].token_ids)
+
+
+def judge_ends(graded: GradedTree, failures: Failures) -> dict[int, bool]:
+    """Of each node that ends a solution whether it is right; without those that are neither right nor wrong."""
+    tree, verdicts = graded
+    return {
+        place: verdict.correct
+        for place, verdict in verdicts.items()
+        if tree.nodes[place].finish != "error"
+        and verdict.reason != "undecided"
+        and (verdict.correct or failures == "any" or verdict.reason == "wrong_answer")
+    }
+
+
+def tally_nodes(tree: Tree, ends: dict[int, bool]) -> list[Tally]:
+    """For each node the different solutions through it (a node that ends one is on it)."""
+    right, wrong = ([0] * len(tree.nodes) for _ in range(2))
+    for place in reversed(range(len(tree.nodes))):
+        if place in ends:
+            (right if ends[place] else wrong)[place] += 1
+        if (parent := tree.nodes[place].parent) is not None:
+            right[parent] += right[place]
+            wrong[parent] += wrong[place]
+    return [Tally(*counts) for counts in zip(right, wrong, strict=True)]
+
+
+def compute_success(tree: Tree, ends: dict[int, bool]) -> dict[int, float]:
+    """Success in [-1, 1] of every node that any judged solution goes through: 1 where all end right.
+
+    A node's success is the mean over its children, each counted as often as the policy wrote it. Visits would count
+    what the search liked: its Q values (`Node.value`) lean towards the steps it came back to, and towards the reward
+    model that led it there.
+    """
+    sums, weights = ([0.0] * len(tree.nodes) for _ in range(2))
+    success: dict[int, float] = {}
+    for place in reversed(range(len(tree.nodes))):
+        node = tree.nodes[place]
+        if place in ends:
+            success[place] = 1.0 if ends[place] else -1.0
+        elif weights[place]:
+            success[place] = sums[place] / weights[place]
+        if place in success and node.parent is not None:
+            sums[node.parent] += node.multiplicity * success[place]
+            weights[node.parent] += node.multiplicity
+    return success

@@ -1,0 +1,52 @@
+"""What a model puts on top of its decoder: logits of the next token, or one score of the text so far."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from ponderosa.errors import DataError
+from ponderosa.identity import derive_seed
+
+HEAD_DEVIATION = 1e-3
+"""Of a new score head's weights: scores begin near 0, where no two steps are preferred to one another."""
+
+
+class OutputHead(NamedTuple):
+    """is_score: one number a token, read at the token itself; otherwise logits, read one token before their target."""
+
+    module: Any
+    is_score: bool
+
+
+def find_output_head(model: PreTrainedModel) -> OutputHead:
+    """The head of a causal language model or of a sequence classifier."""
+    lm_head = model.get_output_embeddings()
+    return OutputHead(model.score, True) if lm_head is None else OutputHead(lm_head, False)
+
+
+def build_reward_model(policy: PreTrainedModel, *, pad_token_id: int | None, seed: int) -> PreTrainedModel:
+    """transformers' sequence classifier with one label, on a copy of the policy's decoder; its head is drawn anew.
+
+    pad_token_id: what transformers' own forward pass takes for padding behind a sequence. Raises DataError for an
+    architecture that has no classifier.
+    """
+    config = type(policy.config).from_dict(policy.config.to_dict())
+    config.num_labels = 1
+    config.pad_token_id = pad_token_id
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise DataError(
+            f"{type(policy).__name__} cannot become a reward model: transformers has no sequence classifier of its "
+            "architecture; begin with a Llama, Qwen, Phi-3, Mistral or Gemma"
+        ) from error
+    model.to(dtype=policy.dtype)
+    model.get_decoder().load_state_dict(policy.get_decoder().state_dict())
+    generator = torch.Generator().manual_seed(derive_seed("score head", seed))
+    weight: nn.Parameter = model.score.weight
+    with torch.no_grad():
+        weight.copy_(HEAD_DEVIATION * torch.randn(weight.shape, generator=generator))
+    return model.to(policy.device).eval()
