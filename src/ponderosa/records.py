@@ -94,6 +94,11 @@ class Cost:
     executions: int = 0
     flops: float = 0.0
 
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens some model had to compute: prefilled, generated or scored. What token budgets are in."""
+        return self.prefill_tokens + self.generated_tokens + self.scored_tokens
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             self.prompt_tokens + other.prompt_tokens,
@@ -199,7 +204,7 @@ class Tree:
     """Everything a search wrote for one problem, stored whole so that pairs and rows can be extracted under any rule.
 
     nodes: in the order they were made. scorer_id: of the reward model; None if none was asked.
-    cost: of the whole search, each token and each execution once. num_simulations: descents that ended a solution, where
+    cost: of the whole search, each token and each execution once. num_simulations: descents to where a solution ended, if
     the search makes any.
     """
 

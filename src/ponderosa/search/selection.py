@@ -5,8 +5,11 @@ Pure: values in, values out. The legend: A are the children of one node, in the 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from pydantic import Field
+
+from ponderosa.config import Config
 
 Prior = Literal["multiplicity", "logprob"]
 """Where P(step | parent) comes from. Candidates are samples of the policy already, so how likely the policy finds a
@@ -17,51 +20,44 @@ step is counted once, in one of two ways and never in their product:
 """
 
 
-def compute_priors(
-    prior: Prior, multiplicities_A: Sequence[int], mean_logprobs_A: Sequence[float]
-) -> list[float]:
-    """P(step | parent) of the distinct candidates of one expansion; they sum to 1."""
-    if prior == "multiplicity":
-        weights_A: list[float] = [float(multiplicity) for multiplicity in multiplicities_A]
-    else:
-        highest = max(mean_logprobs_A)
-        weights_A = [math.exp(logprob - highest) for logprob in mean_logprobs_A]
-    total = sum(weights_A)
-    return [weight / total for weight in weights_A]
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionRule:
+class SelectionRule(Config):
     """How children are compared (N visits, Q mean value in [-1, 1], P prior, c `exploration`).
 
-        uct    Q + c sqrt(ln N_parent / N)          rStar-Math (arXiv 2501.04519) with c = 2; there is no prior in it
-        puct   Q + c P sqrt(N_parent) / (1 + N)     AlphaZero's form, with a constant c
-
-    first_play: what stands for an unvisited child: under UCT its whole score, since its bonus has no finite value, and
-        under PUCT its Q. None puts unvisited children before all others, in the order they were drawn. The code
-        released with rStar-Math has 0 here, so that one good child keeps its siblings from ever being tried.
+    uct    Q + c sqrt(ln N_parent / N)          rStar-Math (arXiv 2501.04519) with c = 2; there is no prior in it
+    puct   Q + c P sqrt(N_parent) / (1 + N)     AlphaZero's form, with a constant c
     """
 
-    rule: Literal["uct", "puct"] = "uct"
-    exploration: float = 2.0
-    first_play: float | None = None
+    rule: Literal["uct", "puct"] = Field("uct", description="how children are compared")
+    exploration: float = Field(2.0, ge=0, description="weight c of the bonus for few visits")
+    first_play: float | None = Field(
+        None,
+        ge=-1,
+        description="Q of a child without visits, to which uct adds no bonus; null puts it before every visited one. "
+        "With 0, as in rStar-Math's code, one good child keeps its siblings from ever being tried",
+    )
+    prior: Prior = Field(
+        "multiplicity",
+        description="P of puct: `multiplicity` (share of the candidates written exactly so) or `logprob` (exp of the "
+        "mean log-probability of the step's tokens, normalised)",
+    )
 
     def compute_scores(
         self,
-        parent_visits: float,
-        visits_A: Sequence[float],
+        parent_visits: int,
+        visits_A: Sequence[int],
         values_A: Sequence[float],
         priors_A: Sequence[float],
     ) -> list[float]:
-        """The score of each child; the highest is gone on with. A parent may have had fewer visits than its children,
-        whose pseudo-visits are their own: below one visit it counts as one."""
-        num_visits = max(1.0, parent_visits)
+        """The score of each child; the highest is gone on with.
+
+        A parent may have fewer visits than a child, whose pseudo-visit is its own; it counts as visited once at least.
+        """
         return [
-            self._compute_score(num_visits, visits, value, prior)
+            self._compute_score(max(1, parent_visits), visits, value, prior)
             for visits, value, prior in zip(visits_A, values_A, priors_A, strict=True)
         ]
 
-    def _compute_score(self, parent_visits: float, visits: float, value: float, prior: float) -> float:
+    def _compute_score(self, parent_visits: int, visits: int, value: float, prior: float) -> float:
         if not visits and self.first_play is None:
             return math.inf
         quality = value if visits or self.first_play is None else self.first_play
@@ -69,3 +65,17 @@ class SelectionRule:
             return quality + self.exploration * prior * math.sqrt(parent_visits) / (1 + visits)
         bonus = math.sqrt(math.log(parent_visits) / visits) if visits else 0.0
         return quality + self.exploration * bonus
+
+
+def compute_priors(
+    prior: Prior, multiplicities_A: Sequence[int], mean_logprobs_A: Sequence[float]
+) -> list[float]:
+    """P(step | parent) of the distinct candidates of one expansion; they sum to 1."""
+    highest = max(mean_logprobs_A)
+    weights_A = (
+        [float(multiplicity) for multiplicity in multiplicities_A]
+        if prior == "multiplicity"
+        else [math.exp(logprob - highest) for logprob in mean_logprobs_A]
+    )
+    total = sum(weights_A)
+    return [weight / total for weight in weights_A]

@@ -41,9 +41,8 @@ from ponderosa.search.solution import (
 class SearchNode:
     """A step in a growing tree, and the solution up to it. The root is the question alone: no step, no place.
 
-    place: in the tree's nodes. multiplicity, prior, score, answer, answer_key: as a `records.Node`'s.
-    visits, total: how often something was backed up through here, and its sum. A pseudo-visit counts here alone.
-    is_closed: nothing below can be visited any more.
+    place: in the tree's nodes. multiplicity, prior, score: as a `records.Node`'s. attempt: where the solution ended.
+    visits, total: how often something was backed up through here, and its sum (`backup`).
     """
 
     draft: Draft
@@ -52,12 +51,10 @@ class SearchNode:
     multiplicity: int = 1
     prior: float = 1.0
     score: float | None = None
-    answer: str | None = None
-    answer_key: str | None = None
+    attempt: Attempt | None = None
     children: list["SearchNode"] = field(default_factory=list)
     visits: int = 0
     total: float = 0.0
-    is_closed: bool = False
 
     @property
     def value(self) -> float:
@@ -70,18 +67,30 @@ class SearchNode:
         return self.draft.finish is None
 
     @property
+    def answer(self) -> str | None:
+        return self.attempt.answer if self.attempt else None
+
+    @property
+    def answer_key(self) -> str | None:
+        return self.attempt.answer_key if self.attempt else None
+
+    @property
     def is_dead(self) -> bool:
         """Did the solution end without an answer?"""
-        return not self.is_open and self.answer_key is None
+        return not self.is_open and self.answer is None
+
+    @property
+    def lineage(self) -> list["SearchNode"]:
+        """This node and all before it, up to the root."""
+        nodes = [self]
+        while (parent := nodes[-1].parent) is not None:
+            nodes.append(parent)
+        return nodes
 
     @property
     def path(self) -> list["SearchNode"]:
         """The steps from the first one to this, the root left out."""
-        node, steps = self, []
-        while node.parent is not None:
-            steps.append(node)
-            node = node.parent
-        return steps[::-1]
+        return self.lineage[-2::-1]
 
 
 class SearchTree:
@@ -126,11 +135,12 @@ class SearchTree:
         return [node for node in self.nodes if not node.is_open]
 
     def read_attempt(self, node: SearchNode, sample: int = 0) -> Attempt:
-        """The solution that ends at a node. Its cost is of its own steps; those of several attempts share steps."""
-        attempt = finish_attempt(
-            self.context, self.problem, node.draft, sample=sample, strategy=self.strategy, seed=self.seed
-        )
-        return replace(attempt, answer=node.answer, answer_key=node.answer_key)
+        """The solution up to a node; if it could go on, as if it had been cut short there.
+
+        Its cost is of its own steps, which it may share with other attempts: the cost of them all is the tree's.
+        """
+        attempt = node.attempt or self._finish(replace(node.draft, finish="length"))
+        return replace(attempt, sample=sample)
 
     def build_record(self, end: TreeEnd, *, num_simulations: int = 0) -> Tree:
         """The tree as it is stored."""
@@ -167,13 +177,18 @@ class SearchTree:
                 prior,
                 candidate.score,
             )
-            if has_answer(node.draft):
-                attempt = self.read_attempt(node)
-                node.answer, node.answer_key = self.context.read_answer(attempt.text, attempt.steps)
+            if not node.is_open:
+                node.attempt = self._finish(node.draft)
             parent.children.append(node)
             self.nodes.append(node)
         self.cost += expansion.cost
         return parent.children
+
+    def _finish(self, draft: Draft) -> Attempt:
+        attempt = finish_attempt(
+            self.context, self.problem, draft, sample=0, strategy=self.strategy, seed=self.seed
+        )
+        return attempt if has_answer(draft) else replace(attempt, answer=None, answer_key=None)
 
 
 class Candidate(NamedTuple):

@@ -1,0 +1,213 @@
+"""Monte Carlo tree search over steps (rStar-Math, arXiv 2501.04519, section 3). One simulation:
+
+    descend from the root by the selection rule to a step that was not expanded
+    sample candidates for the next step, run and judge them; go on from one of them in the same way,
+        until the candidates hold an answer or none of them can go on
+    the value of every solution that ended is backed up as soon as it is known, wherever the descent goes on
+
+Several simulations may be in flight. They advance in rounds: their expansions are one yield, backed up in the order
+they were asked for; where the others are weighs as virtual losses. How deep a tree may grow is `Limits.max_steps`.
+
+In `MCTS` values come from a reward model, and no gold answer is in reach: a solution is worth its score and decides by
+it. Without a reward model it is worth nothing, only where solutions fail is learnt, and a vote decides. The search
+that knows right from wrong is in `labelling`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence, Set
+from math import prod
+from typing import ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from ponderosa.config import Config
+from ponderosa.records import TreeEnd
+from ponderosa.search.backup import back_up, close, start_value
+from ponderosa.search.requests import ProblemView, Reply, Request, SearchResult
+from ponderosa.search.selection import SelectionRule
+from ponderosa.search.solution import SearchContext
+from ponderosa.search.tree import SearchNode, SearchTree
+
+FAILED = -1.0
+"""The value of a solution that was killed by errors, cut short, or has no answer."""
+
+Evaluate: TypeAlias = Callable[[Sequence[SearchNode]], Generator[list[Request], list[Reply], list[float]]]
+"""The values in [-1, 1] of solutions that have just ended."""
+FindEnd: TypeAlias = Callable[[int], TreeEnd | None]
+"""Why to stop after this many simulations; None to go on."""
+
+
+class Simulations(Config):
+    """How trees are grown, whatever their solutions' values."""
+
+    simulations: int = Field(16, ge=1, description="descents, each to where a solution ends (rollouts)")
+    candidates: int = Field(8, ge=1, description="steps sampled when a node is expanded")
+    selection: SelectionRule = SelectionRule()
+    leaves: int = Field(1, ge=1, description="simulations in flight at once")
+    max_visits: int | None = Field(
+        None, ge=1, description="a step with so many visits is not visited again; null for no limit"
+    )
+    token_budget: int | None = Field(
+        None,
+        ge=1,
+        description="sampled tokens per problem, repeated candidates included, after which no round is begun; null for "
+        "no limit",
+    )
+    count_failures: bool = Field(
+        True,
+        description="back up -1 from steps that failed or were cut short, as AlphaMath does; rStar-Math's code leaves "
+        "them out",
+    )
+
+    def run(
+        self, tree: SearchTree, evaluate: Evaluate, find_end: FindEnd
+    ) -> Generator[list[Request], list[Reply], tuple[TreeEnd, int]]:
+        """Grow a tree; why it ended, and after how many simulations."""
+        closed: set[SearchNode] = set()
+        leaves: list[SearchNode] = []
+        num_simulations = 0
+        while (end := self._find_spent(tree) or find_end(num_simulations)) is None:
+            while len(leaves) < self.leaves and find_end(num_simulations + len(leaves)) is None:
+                leaf = select_leaf(tree.root, self.selection, closed, leaves)
+                if leaf is None:
+                    break
+                leaves.append(leaf)
+            if not leaves:
+                return "closed", num_simulations
+            grown = yield from tree.expand(leaves, self.candidates)
+            yield from self._back_up([child for children in grown for child in children], evaluate, closed)
+            going_on: list[SearchNode] = []
+            for leaf, children in zip(leaves, grown, strict=True):
+                is_answered = any(child.answer is not None for child in children)
+                below = None if is_answered else select_leaf(leaf, self.selection, closed, going_on)
+                if below is None:
+                    num_simulations += 1
+                else:
+                    going_on.append(below)
+            leaves = going_on
+        return end, num_simulations
+
+    def _back_up(
+        self, children: Sequence[SearchNode], evaluate: Evaluate, closed: set[SearchNode]
+    ) -> Generator[list[Request], list[Reply], None]:
+        """Take up new steps: the pseudo-visits of those that can go on, the values of those that ended."""
+        ended = [child for child in children if not child.is_open]
+        values = yield from evaluate(ended)
+        for child in children:
+            start_value(child)
+        for node, value in zip(ended, values, strict=True):
+            close(node, closed)
+            if self.count_failures or not node.is_dead:
+                back_up(node, value)
+        for step in (step for node in ended for step in node.path):
+            if self.max_visits is not None and step.visits >= self.max_visits:
+                close(step, closed)
+
+    def _find_spent(self, tree: SearchTree) -> TreeEnd | None:
+        """Sampled tokens alone: what a prefix cache saves depends on what else runs, and a tree must not."""
+        is_spent = self.token_budget is not None and tree.cost.generated_tokens >= self.token_budget
+        return "budget" if is_spent else None
+
+
+def select_leaf(
+    start: SearchNode, rule: SelectionRule, closed: Set[SearchNode], in_flight: Sequence[SearchNode]
+) -> SearchNode | None:
+    """The node to expand that the rule comes to from `start`; None if there is none. The tree is left as it is.
+
+    Nodes in flight are not come to again, and weigh as virtual losses: a visit of value -1 to each node before them.
+    """
+    taken = set(closed)
+    for leaf in in_flight:
+        close(leaf, taken)
+    losses = Counter(node for leaf in in_flight for node in leaf.lineage)
+    node = start
+    while node not in taken:
+        if not node.children:
+            return node
+        node = _select_child(rule, node, taken, losses)
+    return None
+
+
+def _select_child(
+    rule: SelectionRule, parent: SearchNode, taken: Set[SearchNode], losses: Counter[SearchNode]
+) -> SearchNode:
+    """The child with the highest score, of equals the one drawn first."""
+    children = [child for child in parent.children if child not in taken]
+    visits = [child.visits + losses[child] for child in children]
+    totals = [child.total - losses[child] for child in children]
+    scores = rule.compute_scores(
+        parent.visits + losses[parent],
+        visits,
+        [total / count if count else 0.0 for total, count in zip(totals, visits, strict=True)],
+        [child.prior for child in children],
+    )
+    return children[scores.index(max(scores))]
+
+
+class MCTS(Simulations):
+    """The strategy: solutions by their scores, or by a vote."""
+
+    name: ClassVar[str] = "mcts"
+
+    answer_by: Literal["score", "vote", "weighted_vote"] = Field(
+        "score",
+        description="`score`: the solution judged best; `vote`: the answer of most solutions; `weighted_vote`: the "
+        "answer with the largest sum of (1 + score) / 2. Without a reward model, `vote`, or else weighted by "
+        "how often the policy goes each solution's way",
+    )
+
+    @property
+    def num_attempts(self) -> int:
+        return self.simulations
+
+    def search(
+        self, context: SearchContext, problem: ProblemView
+    ) -> Generator[list[Request], list[Reply], SearchResult]:
+        """The tree, its ended solutions as attempts, and the answer it settles on."""
+        tree = SearchTree(context, problem, strategy=self.name, prior=self.selection.prior)
+        end, num_simulations = yield from self.run(
+            tree, _evaluate, lambda count: "budget" if count >= self.simulations else None
+        )
+        ended = tree.list_ended() or tree.nodes[-1:]
+        chosen = self._choose(ended)
+        return SearchResult(
+            problem.id,
+            tuple(tree.read_attempt(node, sample) for sample, node in enumerate(ended)),
+            chosen.answer if chosen else None,
+            chosen.answer_key if chosen else None,
+            tree.build_record(end, num_simulations=num_simulations),
+        )
+
+    def _choose(self, ended: Sequence[SearchNode]) -> SearchNode | None:
+        """The solution with the best score, or the first of those with the winning answer; None if none has one."""
+        solutions = [node for node in ended if node.answer_key is not None]
+        if not solutions:
+            return None
+        if self.answer_by == "score" and solutions[0].score is not None:
+            return max(solutions, key=lambda node: node.score or 0.0)
+        weights: dict[str | None, float] = {}
+        for node in solutions:
+            weights[node.answer_key] = weights.get(node.answer_key, 0.0) + self._weigh(node)
+        winner = max(weights, key=weights.__getitem__)
+        return next(node for node in solutions if node.answer_key == winner)
+
+    def _weigh(self, node: SearchNode) -> float:
+        """What a solution's vote counts."""
+        if self.answer_by == "vote":
+            return 1.0
+        return compute_share(node) if node.score is None else (1 + node.score) / 2
+
+
+def compute_share(node: SearchNode) -> float:
+    """How often the policy would come this way, estimated by the candidates of each expansion before it."""
+    return prod(
+        step.multiplicity / sum(sibling.multiplicity for sibling in step.parent.children)
+        for step in node.path
+        if step.parent is not None
+    )
+
+
+def _evaluate(ended: Sequence[SearchNode]) -> Generator[list[Request], list[Reply], list[float]]:
+    """Test-time values: the reward model's; without one, 0 for whatever came to an answer."""
+    yield from ()
+    return [FAILED if node.is_dead else node.score or 0.0 for node in ended]
