@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ponderosa.report.html import Html, tag
+from ponderosa.report.html import Html, join, tag
 from ponderosa.report.numbers import format_count
 from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records
 
@@ -44,7 +44,7 @@ def _render_attempt(sample: Record) -> Html:
         facts.append("cut at the token limit")
     head = tag("header", badge, tag("span", " · ".join(fact for fact in facts if fact), class_="note"))
     question = tag("p", _text(sample.get("question")), class_="question model-text", dir="auto")
-    steps = [_render_step(step) for step in as_records(sample.get("steps"))]
+    steps = [tag("li", render_step(step)) for step in as_records(sample.get("steps"))]
     answers = tag(
         "footer",
         tag("span", "answer ", tag("b", _text(sample.get("answer")) or "none", class_="model-text")),
@@ -53,7 +53,8 @@ def _render_attempt(sample: Record) -> Html:
     return tag("article", head, question, tag("ol", steps) if steps else None, answers)
 
 
-def _render_step(step: Record) -> Html:
+def render_step(step: Record) -> Html:
+    """What a step says or computes, and what running it showed."""
     code, outcome = _text(step.get("code")), _text(step.get("outcome"))
     written = (
         _render_code(code)
@@ -65,7 +66,7 @@ def _render_step(step: Record) -> Html:
     seen = (
         tag("div", failed, tag("code", observation), class_="observation") if observation or failed else None
     )
-    return tag("li", written, seen)
+    return join([written, seen])
 
 
 def _render_code(code: str) -> Html:

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from ponderosa.report.escape import escape_html
 
-_VOID = frozenset({"meta", "br", "line", "rect", "circle", "path", "polyline"})
+_VOID = frozenset({"meta", "br", "input", "line", "rect", "circle", "path", "polyline"})
 
 
 class Html(str):

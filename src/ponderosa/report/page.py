@@ -6,7 +6,7 @@ from pathlib import Path
 from ponderosa.artifacts import write_text
 from ponderosa.report.attempts import render_attempts
 from ponderosa.report.costs import render_costs, render_yields
-from ponderosa.report.html import Html, join, tag
+from ponderosa.report.html import Child, Html, join, tag
 from ponderosa.report.preferences import render_preferences
 from ponderosa.report.provenance import render_environment, render_recipe
 from ponderosa.report.reinforcement import render_reinforcement
@@ -20,6 +20,8 @@ from ponderosa.report.results import (
 from ponderosa.report.run import Run, load_run
 from ponderosa.report.sweep import render_arm_tables
 from ponderosa.report.training_curves import render_training
+from ponderosa.report.trees import LEGEND, render_tree, render_trees
+from ponderosa.shown_trees import ShownTree
 
 REPORT_FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -39,18 +41,26 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
+def write_tree_page(path: Path, shown: ShownTree) -> None:
+    """Write one tree as a page of its own."""
+    write_text(path, render_tree_page(shown))
+
+
+def render_tree_page(shown: ShownTree) -> Html:
+    """The whole page of one tree."""
+    heading = tag("header", tag("p", "Ponderosa tree", class_="kicker"), tag("p", LEGEND, class_="intro"))
+    return _render_document("Search tree", [heading, render_tree(shown)])
+
+
 def render_page(run: Run) -> Html:
-    """The whole page."""
+    """The whole page of a run."""
     sections = [(title, intro, content) for title, intro, content in _list_sections(run) if content]
     links = [tag("a", title, href=f"#{_anchor(title)}") for title, _, _ in sections]
     body = [
         tag("section", tag("h2", title), tag("p", intro, class_="intro"), content, id=_anchor(title))
         for title, intro, content in sections
     ]
-    main = tag("main", _render_header(run), tag("nav", links), body, _render_notes(run))
-    return join(
-        [Html("<!doctype html>\n"), tag("html", _render_head(run), tag("body", main), lang="en"), Html("\n")]
-    )
+    return _render_document(run.name, [_render_header(run), tag("nav", links), body, _render_notes(run)])
 
 
 def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
@@ -106,6 +116,7 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "What the models wrote, step by step. Each step was executed; what it printed follows it.",
             _or_missing(render_attempts(run), "sample attempts"),
         ),
+        ("Search trees", LEGEND, render_trees(run)),
         (
             "Data yield",
             "Records kept, and why the others were dropped.",
@@ -145,17 +156,19 @@ def _or_missing(content: Html | None, what: str) -> Html:
     return content or tag("p", f"No stage left {what}.", class_="missing")
 
 
-def _render_head(run: Run) -> Html:
+def _render_document(title: str, content: Child) -> Html:
     style = files("ponderosa.report").joinpath("page.css").read_text("utf-8")
-    return tag(
+    head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{run.name} · Ponderosa"),
+        tag("title", f"{title} · Ponderosa"),
         tag("style", Html(style)),
     )
+    page = tag("html", head, tag("body", tag("main", content)), lang="en")
+    return join([Html("<!doctype html>\n"), page, Html("\n")])
 
 
 def _anchor(title: str) -> str:

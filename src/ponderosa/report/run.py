@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ponderosa.artifacts import read_json
+from ponderosa.shown_trees import SHOWN_FILE, ShownTree, load_shown
 
 Record = dict[str, Any]
 
@@ -14,7 +15,7 @@ Record = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class StageFolder:
     """What one stage left behind. `metrics` are training steps, `margins` those of preference pairs; `rows`, `tests`,
-    `samples` an evaluation's.
+    `samples` an evaluation's; `trees` a few of a search's.
 
     model_name: the name, with its arms where not all of a sweep's arms have it. label: with its seed too, where a run
     has several.
@@ -33,6 +34,7 @@ class StageFolder:
     model_name: str = ""
     label: str = ""
     margins: Record = field(default_factory=dict)
+    trees: list[ShownTree] = field(default_factory=list)
 
     @property
     def ledger(self) -> Record:
@@ -140,6 +142,7 @@ def _load_stage(run_dir: Path, folder: Path, notes: list[str]) -> StageFolder:
         tests=as_records(read("tests.json")),
         samples=as_records(read("samples.json")),
         margins=as_record(read("margins.json")),
+        trees=read(SHOWN_FILE, load_shown) or [],
     )
 
 
