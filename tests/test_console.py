@@ -6,8 +6,10 @@ import time
 import pytest
 from rich.console import Console
 
-from ponderosa.console import PlainLines, PlainTask, RichBars, build_progress
+from ponderosa.console import PlainLines, PlainTask, RichBars, TreeDrawing, build_progress, print_tree
 from ponderosa.progress import SILENT, track
+from ponderosa.shown_trees import trace_path
+from synthetic_tree import QUESTION, grow_tree, show_tree
 
 HOSTILE = "[red]\x1b[2Jowned\u202e[/red]"
 
@@ -79,3 +81,40 @@ def test_hostile_text_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> 
     for shown in (out.getvalue(), capsys.readouterr().err):
         assert "[red]⟨U+001B⟩[2Jowned⟨U+202E⟩[/red]" in shown
         assert "\x1b[2J" not in shown
+
+
+def test_a_tree_is_drawn_in_place_as_it_grows_and_then_gone() -> None:
+    out = io.StringIO()
+    with TreeDrawing(QUESTION, Console(file=out, force_terminal=True, width=100, height=30)) as drawing:
+        drawing.draw(grow_tree(1).tree)
+        first = out.getvalue()
+        drawing.draw(grow_tree(9).tree)
+        too_soon = out.getvalue()
+        drawing.drawn_at -= 1
+        drawing.draw(grow_tree(900).tree)
+        last = out.getvalue()[len(first) :]
+
+    assert "1 step · 31 tokens · growing" in first
+    assert too_soon == first
+    assert "900 steps" in last
+    assert last.count("\n") < 30, "no taller than the terminal"
+    assert out.getvalue().endswith("\x1b[2K"), "it wipes its last line"
+
+
+def test_a_tree_is_not_drawn_as_it_grows_where_nobody_looks() -> None:
+    out = io.StringIO()
+    with TreeDrawing(QUESTION, Console(file=out, width=100)) as drawing:
+        drawing.draw(grow_tree(9).tree)
+
+    assert out.getvalue() == ""
+
+
+def test_a_tree_in_a_file_has_its_lines_whole_and_no_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = show_tree(50)
+    print_tree(shown)
+    lines = capsys.readouterr().out.split("\n")
+
+    assert lines[0] == QUESTION
+    assert max(map(len, lines)) > 80
+    assert "\x1b" not in "".join(lines)
+    assert sum(line[20:22] == "* " for line in lines) == len(trace_path(shown.tree, shown.chosen))

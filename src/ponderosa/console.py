@@ -1,4 +1,4 @@
-"""What the command line shows: bars with rate and time left on a terminal, plain lines elsewhere.
+"""What the command line shows: bars with rate and time left on a terminal, plain lines elsewhere; trees.
 
 Plain output says a line when work starts, at most one every ten seconds, and one when it ends; work that takes
 less than two seconds is not mentioned at all.
@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -26,10 +27,14 @@ from rich.progress import (
 from rich.text import Text
 
 from ponderosa.progress import SILENT, Progress, Task
+from ponderosa.records import Tree
 from ponderosa.report.escape import show_controls
+from ponderosa.report.tree_text import render_tree_text
+from ponderosa.shown_trees import ShownTree
 
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
+DRAW_EVERY_S = 0.2
 
 
 def build_progress(*, quiet: bool = False) -> Progress:
@@ -125,6 +130,43 @@ class RichBar:
     def advance(self, count: float = 1, **fields: float | int | str) -> None:
         shown = escape(" ".join(f"{name} {value}" for name, value in fields.items()))
         self.bars.update(self.task_id, advance=count, shown=shown)
+
+
+class TreeDrawing:
+    """A tree drawn anew as it grows, in place and only on a terminal; gone when the drawing is closed."""
+
+    def __init__(self, question: str, console: Console | None = None) -> None:
+        self.question = question
+        self.console = console or Console(stderr=True)
+        self.live = Live(console=self.console, transient=True, auto_refresh=False)
+        self.drawn_at = -DRAW_EVERY_S
+
+    def __enter__(self) -> "TreeDrawing":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def draw(self, tree: Tree) -> None:
+        """Show what has grown, unless something was shown just now."""
+        if not self.live.is_started or time.monotonic() - self.drawn_at < DRAW_EVERY_S:
+            return
+        shown = ShownTree(self.question, tree)
+        text = render_tree_text(shown, most_lines=self.console.height - 1, is_growing=True)
+        self.live.update(text, refresh=True)
+        self.drawn_at = time.monotonic()
+
+
+def print_tree(shown: ShownTree) -> None:
+    """Draw a tree once, on standard output; a terminal cuts its lines off, a file has them whole."""
+    console = Console()
+    text = render_tree_text(shown)
+    if console.is_terminal:
+        console.print(text, no_wrap=True, overflow="ellipsis")
+    else:
+        console.print(text, soft_wrap=True)
 
 
 class _RateColumn(ProgressColumn):

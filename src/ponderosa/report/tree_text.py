@@ -28,7 +28,7 @@ _STYLES = {"right": "green", "wrong": "red", "dead": "bright_black", "ended": "c
 Children = Mapping[int | None, Sequence[int]]
 
 
-def render_tree_text(shown: ShownTree, *, most_lines: int = MOST_LINES) -> Text:
+def render_tree_text(shown: ShownTree, *, most_lines: int = MOST_LINES, is_growing: bool = False) -> Text:
     """The tree under its question, in at most `most_lines` lines; a terminal cuts lines off where it ends.
 
     Steps are left out from the least visited on, the chosen solution's last.
@@ -38,7 +38,8 @@ def render_tree_text(shown: ShownTree, *, most_lines: int = MOST_LINES) -> Text:
     kept = select_steps(shown, children, path, most_lines - _NUM_HEAD_LINES)
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{cut(spell_line(shown.question), _MOST_QUESTION)}\n")
-    text.append(f"{describe_tree(shown)}\n{LEGEND}\n{'N':>5} {'Q':>6} {'RM':>6}", style="dim")
+    facts = describe_tree(shown, is_growing=is_growing)
+    text.append(f"{facts}\n{LEGEND}\n{'N':>5} {'Q':>6} {'RM':>6}", style="dim")
     for line in _list_lines(children, kept, _count_below(shown)):
         text.append("\n")
         text.append_text(_render_line(shown, line, is_chosen=line.place in path))

@@ -88,8 +88,8 @@ def format_signed(value: float | None) -> str:
     return MISSING if number is None else f"{round(number, 2) + 0.0:+.2f}".replace("-", "−")
 
 
-def describe_tree(shown: ShownTree) -> str:
-    """A tree in one line: what grew it, how large it is, how it stopped, how its solutions ended."""
+def describe_tree(shown: ShownTree, *, is_growing: bool = False) -> str:
+    """A tree in one line: what grew it, how large it is, how its solutions ended, why the search stopped."""
     tree = shown.tree
     endings = [find_ending(shown, place) for place in range(len(tree.nodes))]
     kinds = [ending.kind for ending in endings if ending is not None]
@@ -99,7 +99,7 @@ def describe_tree(shown: ShownTree) -> str:
         count_things(len(tree.nodes), "step"),
         *(f"{kinds.count(kind)} {word}" for kind, word in counted.items() if kind in kinds),
         f"{format_count(tree.cost.generated_tokens)} tokens",
-        f"stopped: {tree.end}",
+        "growing" if is_growing else f"stopped: {tree.end}",
     ]
     return " · ".join(facts)
 
