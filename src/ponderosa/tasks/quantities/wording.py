@@ -50,15 +50,34 @@ def find_lookup_order(graph: Graph) -> list[int]:
     return order
 
 
-def render_code_steps(graph: Graph) -> list[Step]:
-    """The reference solution: a step that quotes what is needed, one step per quantity, one that prints."""
+def find_assignment_order(graph: Graph) -> list[int]:
+    """Needed quantities in the order that code gives them their values: those that are given, then the others."""
+    return sorted(find_needed(graph), key=lambda index: graph.quantities[index].relation != "given")
+
+
+def express(graph: Graph, index: int) -> str:
+    """The code of one quantity's value, from the variables of those it reads."""
+    quantity = graph.quantities[index]
+    return _substitute(quantity, [name_variable(graph.quantities[read]) for read in quantity.inputs])
+
+
+def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -> list[Step]:
+    """The reference solution: a step that quotes what is needed, one step per quantity, one that prints.
+
+    replaced: by quantity, code to assign in place of the true one.
+    """
+    replaced = replaced or {}
+
+    def assign(index: int) -> str:
+        return f"{name_variable(graph.quantities[index])} = {replaced.get(index) or express(graph, index)}"
+
     quotes = [render_statement(graph, index) for index in find_lookup_order(graph)]
-    needed = find_needed(graph)
-    given = [index for index in needed if graph.quantities[index].relation == "given"]
-    derived = [index for index in needed if index not in given]
-    first = "\n".join([*(f"# {quote}" for quote in quotes), *(_assignment(graph, index) for index in given)])
+    order = find_assignment_order(graph)
+    given = [index for index in order if graph.quantities[index].relation == "given"]
+    derived = order[len(given) :]
+    first = "\n".join([*(f"# {quote}" for quote in quotes), *(assign(index) for index in given)])
     steps = [first] if given else [*(f"# {quote}" for quote in quotes)]
-    texts = steps + [f"# {_explain(graph, index)}\n{_assignment(graph, index)}" for index in derived]
+    texts = steps + [f"# {_explain(graph, index)}\n{assign(index)}" for index in derived]
     answer = name_variable(graph.quantities[graph.asked])
     texts[-1] += f"\nprint({answer})"
     return [Step(text=text, code=text) for text in texts]
@@ -85,12 +104,6 @@ def _fill(template: str, graph: Graph, quantity: Quantity) -> str:
     numbers = dict(zip("nm", quantity.literals, strict=False))
     item_a = graph.quantities[quantity.inputs[0]].item if quantity.inputs else ""
     return template.format(t=quantity.owner, item=quantity.item, item_a=item_a, **names, **numbers)
-
-
-def _assignment(graph: Graph, index: int) -> str:
-    quantity = graph.quantities[index]
-    names = [name_variable(graph.quantities[read]) for read in quantity.inputs]
-    return f"{name_variable(quantity)} = {_substitute(quantity, names)}"
 
 
 def _arithmetic(graph: Graph, quantity: Quantity, values: Sequence[int]) -> str:
