@@ -12,7 +12,7 @@ from typing import Any
 from ponderosa.artifacts import read_table, write_table
 from ponderosa.evaluation.units import parse_attempt
 from ponderosa.ledger import Ledger
-from ponderosa.records import GradedAttempt, Problem, Verdict, to_record
+from ponderosa.records import Cost, GradedAttempt, Problem, Verdict, to_record
 
 
 def save_graded(attempts: Path, verdicts: Path, graded: Sequence[GradedAttempt]) -> None:
@@ -54,12 +54,17 @@ def load_problems(path: Path) -> list[Problem]:
 def count_costs(ledger: Ledger, graded: Iterable[GradedAttempt]) -> None:
     """Add what the attempts cost."""
     for one in graded:
-        cost = one.attempt.cost
-        ledger.prompt_tokens += cost.prompt_tokens
-        ledger.prefill_tokens += cost.prefill_tokens
-        ledger.generated_tokens += cost.generated_tokens
-        ledger.executions += cost.executions
-        ledger.eval_flops += cost.flops
+        add_cost(ledger, one.attempt.cost)
+
+
+def add_cost(ledger: Ledger, cost: Cost) -> None:
+    """Add what sampling, running and scoring cost."""
+    ledger.prompt_tokens += cost.prompt_tokens
+    ledger.prefill_tokens += cost.prefill_tokens
+    ledger.generated_tokens += cost.generated_tokens
+    ledger.scored_tokens += cost.scored_tokens
+    ledger.executions += cost.executions
+    ledger.eval_flops += cost.flops
 
 
 def _to_json(steps: Sequence[Any]) -> str:

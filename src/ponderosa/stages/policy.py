@@ -46,13 +46,33 @@ def hash_format(prompt_format: PromptFormat) -> str:
 
 def check_same_ids(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, *, where: str) -> None:
     """Raises ConfigError if ids written by `policy` mean something else to the model that would be trained on them."""
+    if difference := find_difference(policy, codec, prompt_format):
+        name, theirs, ours = difference
+        raise ConfigError(
+            f"the rollouts of {where} were written with another {name} ({theirs}) than that of the model to be "
+            f"trained ({ours}), and token ids are never encoded again; roll out a model of the same family, or "
+            "train on `solutions`"
+        )
+
+
+def check_reads(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, *, where: str) -> None:
+    """Raises ConfigError if ids written by `policy` mean something else to the reward model `where`."""
+    if difference := find_difference(policy, codec, prompt_format):
+        name, theirs, ours = difference
+        raise ConfigError(
+            f"the reward model of {where} has another {name} ({ours}) than the model whose steps it would judge "
+            f"({theirs}); take one that was trained from a model of the same family"
+        )
+
+
+def find_difference(
+    policy: Policy, codec: HFCodec, prompt_format: PromptFormat
+) -> tuple[str, str, str] | None:
+    """What ids depend on and differs: its name, the policy's, and the other's."""
     for name, theirs, ours in (
         ("tokenizer", policy.tokenizer, codec.hash_content(prompt_format.layout)),
         ("prompt format", policy.prompt_format, hash_format(prompt_format)),
     ):
         if theirs != ours:
-            raise ConfigError(
-                f"the rollouts of {where} were written with another {name} ({theirs}) than that of the model to be "
-                f"trained ({ours}), and token ids are never encoded again; roll out a model of the same family, or "
-                "train on `solutions`"
-            )
+            return name, theirs, ours
+    return None

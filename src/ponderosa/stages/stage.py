@@ -50,6 +50,11 @@ class StageConfig(Config):
         """What problems the stage will draw, so that their files can be looked for before anything is run."""
         return ()
 
+    def find_missing(self) -> str | None:
+        """KEY=VALUE and what is meant by it, if something must still be given before the stage can run; plans do
+        without."""
+        return None
+
     def keep_problems(self, seed: int) -> Self:
         """The same at another training seed, measuring on the problems drawn by `seed`, a recipe's first."""
         return self
@@ -105,7 +110,9 @@ STAGES = {
     "midtrain": "a model trained further on packed worked solutions",
     "sft": "a model fine-tuned on unpacked worked solutions, loss on what it writes",
     "rollout": "a model asked many times, every attempt executed, verified and kept",
-    "pairs": "correct rollouts set against wrong ones, scored once by the reference model",
+    "search": "search trees grown by a model, every solution in them executed, verified and kept",
+    "pairs": "correct attempts set against wrong ones, scored once by the reference model",
+    "reward_model": "a model of which steps lead to right answers, learned from search trees",
     "pivotal": "single tokens over which a model's chance of success changes, as pairs",
     "dpo": "a model trained to prefer the better rollout of each pair",
     "rl": "a model trained on its own attempts by policy gradients with verifiable rewards",
@@ -121,7 +128,9 @@ PRODUCTS = {
     "midtrain": "model",
     "sft": "model",
     "rollout": "rollouts",
+    "search": "trees",
     "pairs": "pairs",
+    "reward_model": "reward_model",
     "pivotal": "pairs",
     "dpo": "model",
     "rl": "model",

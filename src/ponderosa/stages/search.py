@@ -1,0 +1,206 @@
+"""Search trees grown on problems whose answers are known, every solution in them graded and kept.
+
+    draw problems from tasks, or take those of solutions stages; none that is kept for reports
+    for each unit of problems:  a tree each, by terminal-guided search, or PPM-augmented with a reward model;
+                                write the unit's part of the tables, then commit it
+    over problems: coverage, what was given up and why, and how many right answers came from wrong programs
+
+A right answer is asked again with other numbers where the task can re-number: a program that then fails is wrong, in
+the tree as in everything made of it. What is trained on is extracted from the trees afterwards, under any rule.
+
+Writes trees/, nodes/, verdicts/ (see `tree_tables`), problems.parquet, policy.json, shown_trees.json.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from pydantic import Field
+
+from ponderosa.artifacts import write_json
+from ponderosa.engines.codec import load_codec
+from ponderosa.engines.loading import load_engine, load_scorer
+from ponderosa.engines.protocol import Engine, Sampling, Scorer
+from ponderosa.engines.scorer import NativeScorer
+from ponderosa.evaluation.tree_summary import strip_nodes, summarise_trees
+from ponderosa.evaluation.units import Record, commit_units, describe_setting
+from ponderosa.formats import load_format
+from ponderosa.identity import derive_seed
+from ponderosa.ledger import Ledger
+from ponderosa.progress import Progress
+from ponderosa.records import GradedTree, Problem
+from ponderosa.search.driver import build_context, run_unit
+from ponderosa.search.labelling import TreeSearch
+from ponderosa.search.requests import Gather, ProblemView, Reply, Request
+from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.shown_trees import save_shown
+from ponderosa.stages.attempt_tables import add_cost, save_problems
+from ponderosa.stages.labelling import catch_false_positives, open_labelling
+from ponderosa.stages.policy import check_reads, describe_policy
+from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
+from ponderosa.stages.rollout import MODEL, POLICY, PROBLEMS
+from ponderosa.stages.stage import Context, Need, Outcome
+from ponderosa.stages.tree_samples import select_trees
+from ponderosa.stages.tree_tables import iterate_trees, save_trees
+
+VERSION = 1
+UNIT_TREES = 64
+"""Trees a unit holds, or twice the engine's slots if that is more: enough to keep the slots busy, little enough to
+lose when killed."""
+
+
+class Config(ProblemConfig):
+    """Which model searches, judged by which reward model, on which problems, how far."""
+
+    model: str = Field(description="stage whose model searches")
+    reward_model: str | None = Field(
+        None, description="stage whose reward model judges steps; unset leaves it to how solutions end"
+    )
+    search: TreeSearch = TreeSearch()
+    trees: int = Field(1, ge=1, description="trees of each problem, differently seeded")
+    renumberings: int = Field(
+        3,
+        ge=0,
+        description="other numbers that the program of a right answer must be right on, where the task can re-number; 0 "
+        "takes every right answer",
+    )
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 leaves nothing out")
+    max_tokens: int = Field(256, ge=1, description="most new tokens of a solution, observations included")
+    max_steps: int = Field(16, ge=1, description="most steps of a solution: the depth of a tree")
+    max_errors: int = Field(0, ge=0, description="failed steps in a row that do not end a solution")
+    num_slots: int = Field(128, ge=1, description="steps sampled at once")
+    seed: int | None = Field(None, description="draws problems and steps; unset takes the recipe's seed")
+
+    def needs(self) -> tuple[Need, ...]:
+        judge = () if self.reward_model is None else (Need(self.reward_model, "reward_model"),)
+        return (Need(self.model, "model"), *judge, *super().needs())
+
+
+def run(config: Config, context: Context) -> Outcome:
+    seed = context.seed if config.seed is None else config.seed
+    problems, dropped = draw_problems(config, context, purpose="search", seed=seed)
+    model_dir = context.inputs[config.model] / MODEL
+    prompt_format = load_format(model_dir)
+    dtype = "float32" if context.dtype == "auto" else context.dtype
+    scorer = load_judge(config, context, dtype)
+    engine = load_engine(
+        model_dir,
+        device=context.device,
+        dtype=dtype,
+        num_slots=config.num_slots,
+        max_context=scorer.max_context if scorer else None,
+    )
+    search_context = build_context(
+        engine,
+        prompt_format,
+        seed=derive_seed("search", "sampling", seed),
+        sampling=Sampling(config.temperature, top_p=config.top_p),
+        limits=Limits(config.max_tokens, config.max_steps, config.max_errors),
+        scorer=scorer,
+    )
+    occupancy = grow_trees(
+        *(engine, scorer, problems, config, search_context, context),
+        unit_trees=max(UNIT_TREES, 2 * config.num_slots),
+    )
+    save_problems(context.folder / PROBLEMS, problems)
+    policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
+    write_json(context.folder / POLICY, asdict(policy))
+    by_id = {problem.id: problem for problem in problems}
+    save_shown(context.folder, select_trees(by_id, iterate_trees(context.folder)))
+    trees = [strip_nodes(graded) for graded in iterate_trees(context.folder)]
+    ledger = Ledger()
+    for tree in trees:
+        add_cost(ledger, tree.cost)
+    facts = summarise_trees(problems, trees, simulations=config.search.simulations, seed=seed)
+    facts["occupancy"] = occupancy
+    return Outcome(ledger=ledger, kept=len(trees), dropped=dropped, facts=facts)
+
+
+def load_judge(config: Config, context: Context, dtype: str) -> NativeScorer | None:
+    """The reward model of a configuration. Raises ConfigError if token ids mean something else to it."""
+    if config.reward_model is None:
+        return None
+    policy_dir, judge_dir = (context.inputs[name] / MODEL for name in (config.model, config.reward_model))
+    policy = describe_policy(load_codec(policy_dir), load_format(policy_dir), config.model)
+    check_reads(policy, load_codec(judge_dir), load_format(judge_dir), where=config.reward_model)
+    return load_scorer(judge_dir, device=context.device, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Several trees of each problem, side by side, that differ in their seeds."""
+
+    tree_search: TreeSearch
+    num_trees: int
+    name: str = "search"
+
+    def search(
+        self, context: SearchContext, problem: ProblemView
+    ) -> Generator[list[Request], list[Reply], list[GradedTree]]:
+        seeds = [derive_seed("forest", context.seed, number) for number in range(self.num_trees)]
+        searches = [self.tree_search.search(replace(context, seed=seed), problem) for seed in seeds]
+        (trees,) = yield [Gather(searches)]
+        return list(trees)
+
+
+def grow_trees(
+    engine: Engine,
+    scorer: Scorer | None,
+    problems: Sequence[Problem],
+    config: Config,
+    search_context: SearchContext,
+    context: Context,
+    *,
+    unit_trees: int = UNIT_TREES,
+) -> float:
+    """Write the trees of every problem, committed in units; the share of the engine's slot-steps that were busy.
+
+    A unit's part of the tables is written before the unit is committed; one without the other is written again.
+    unit_trees: how many a unit holds.
+    """
+    forest = Forest(config.search, config.trees)
+    first = {problem.id: place * config.trees for place, problem in enumerate(problems)}
+    with open_labelling(context) as labelling:
+        judge = catch_false_positives(labelling, config.renumberings)
+
+        def grow(part: Sequence[Problem], progress: Progress) -> list[Record]:
+            grown = run_unit(
+                engine,
+                labelling.sandbox,
+                part,
+                forest,
+                search_context,
+                scorer=scorer,
+                judge=judge,
+                progress=progress,
+            )
+            trees = [graded for trees in grown for graded in trees]
+            save_trees(context.folder, trees, first=first[part[0].id])
+            tokens = sum(graded.tree.cost.generated_tokens for graded in trees)
+            return [{"generated_tokens": tokens, "occupancy": engine.occupancy}]
+
+        units = commit_units(
+            problems,
+            grow,
+            labelling.journal,
+            setting=describe_setting(
+                [
+                    config.search.model_dump(mode="json"),
+                    config.trees,
+                    config.renumberings,
+                    search_context.scorer_id,
+                ],
+                search_context,
+            ),
+            unit_size=max(1, unit_trees // config.trees),
+            label=f"search {context.name}",
+            progress=context.progress,
+        )
+    return compute_occupancy(units)
+
+
+def compute_occupancy(units: Sequence[Record]) -> float:
+    """Busy slot-steps over all slot-steps. A busy slot-step samples one token, so a unit has tokens / occupancy."""
+    num_tokens = sum(unit["generated_tokens"] for unit in units)
+    slot_steps = sum(unit["generated_tokens"] / unit["occupancy"] for unit in units if unit["occupancy"])
+    return num_tokens / slot_steps if slot_steps else 0.0

@@ -1,0 +1,271 @@
+"""The search stage: what it keeps, that a killed one continues to the same tables, and what is made of its trees."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planted_trees import SeededPolicy
+from ponderosa.artifacts import Journal, read_json, read_table
+from ponderosa.config import parse_config
+from ponderosa.engines.codec import load_codec
+from ponderosa.engines.protocol import Sampling
+from ponderosa.errors import ConfigError
+from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE, load_format
+from ponderosa.records import GradedTree, Problem
+from ponderosa.search.driver import build_context as build_search_context
+from ponderosa.shown_trees import SHOWN_FILE, load_shown
+from ponderosa.stages import search
+from ponderosa.stages.attempt_tables import load_problems
+from ponderosa.stages.policy import check_reads, describe_policy
+from ponderosa.stages.search import compute_occupancy, grow_trees
+from ponderosa.stages.training_data import SolutionData, build_training_rows
+from ponderosa.stages.tree_tables import load_trajectories, load_trees
+from search_fakes import FakeScorer
+from test_rollouts import POLICY, SEVENS, TASK, TRAIN, WORKED
+from test_stages import build_context
+from tiny_runs import GROWN, find_stage, run_tiny
+
+PROBLEMS = [Problem(f"q{i}", str(i % 3), id=f"p{i}") for i in range(8)]
+SEARCH = {"simulations": 4, "candidates": 4}
+
+
+class HalfBusy(SeededPolicy):
+    """A policy that is a function of the request's seed, on an engine that never has more than half to do."""
+
+    occupancy = 0.5  # type: ignore[assignment]
+
+
+def parse(**values: Any) -> search.Config:
+    return parse_config(
+        search.Config,
+        {"model": "policy", "sources": [{**TASK, "count": 8}], "search": SEARCH, **values},
+        where="x",
+    )
+
+
+def grow(
+    folder: Path,
+    problems: Sequence[Problem] = PROBLEMS,
+    *,
+    unit_trees: int = 3,
+    scorer: Any = None,
+    **values: Any,
+) -> float:
+    engine = HalfBusy(num_texts=3)
+    search_context = build_search_context(engine, PLAIN_CODE, sampling=Sampling(), scorer=scorer)
+    return grow_trees(
+        engine,
+        scorer,
+        problems,
+        parse(**values),
+        search_context,
+        build_context(folder),
+        unit_trees=unit_trees,
+    )
+
+
+def read_tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return {str(path.relative_to(folder)): read_table(path) for path in folder.rglob("*.parquet")}
+
+
+# Growing
+
+
+def test_trees_are_stored_by_problem_with_a_verdict_on_every_solution(tmp_path: Path) -> None:
+    grow(tmp_path)
+    trees = load_trees(tmp_path)
+    assert [graded.tree.problem_id for graded in trees] == [problem.id for problem in PROBLEMS]
+    for tree, verdicts in trees:
+        ended = {place for place, node in enumerate(tree.nodes) if node.finish is not None}
+        assert set(verdicts) == ended
+        assert tree.num_simulations == 4
+    assert {verdict.correct for graded in trees for verdict in graded.verdicts.values()} == {True, False}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
+@pytest.mark.parametrize("leftover", [None, b"half written"])
+def test_a_search_killed_anywhere_continues_to_the_same_tables(
+    share: float, leftover: bytes | None, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert grow(whole) == 0.5
+    journal = (whole / "journal.jsonl").read_bytes()
+    shutil.copytree(whole, killed)
+    (killed / "journal.jsonl").write_bytes(journal[: int(share * len(journal))])
+    with Journal(killed / "journal.jsonl") as found:
+        num_committed = len(found.units)
+    for part in killed.rglob("*.parquet"):
+        if int(part.stem) >= 3 * num_committed:
+            part.unlink() if leftover is None else part.write_bytes(leftover)
+
+    assert grow(killed) == 0.5
+    assert read_tables(killed) == read_tables(whole)
+    assert (killed / "journal.jsonl").read_bytes() == journal
+
+
+def test_units_do_not_decide_what_is_grown(tmp_path: Path) -> None:
+    grow(tmp_path / "one", unit_trees=1)
+    grow(tmp_path / "all", unit_trees=99)
+    assert len(list((tmp_path / "one" / "trees").iterdir())) == 8
+    assert load_trees(tmp_path / "one") == load_trees(tmp_path / "all")
+
+
+def test_several_trees_of_a_problem_are_drawn_apart_and_the_first_is_the_single_one(tmp_path: Path) -> None:
+    grow(tmp_path / "one")
+    grow(tmp_path / "two", trees=2)
+    single, double = load_trees(tmp_path / "one"), load_trees(tmp_path / "two")
+    assert double[::2] == single
+    assert all(a.tree.nodes != b.tree.nodes for a, b in zip(double[::2], double[1::2], strict=True))
+
+
+def test_a_reward_model_judges_the_steps_and_is_named(tmp_path: Path) -> None:
+    grow(tmp_path, scorer=FakeScorer(lambda text: 0.25))
+    trees = load_trees(tmp_path)
+    assert {graded.tree.scorer_id for graded in trees} == {"fake-scorer"}
+    open_nodes = [node for graded in trees for node in graded.tree.nodes if node.finish is None]
+    assert {node.score for node in open_nodes} == {0.25}
+
+
+def test_occupancy_is_of_all_units_together() -> None:
+    units = [{"generated_tokens": 90, "occupancy": 0.9}, {"generated_tokens": 50, "occupancy": 0.25}]
+    assert compute_occupancy(units) == pytest.approx(140 / 300)
+    assert compute_occupancy([]) == 0.0
+
+
+# The stage
+
+
+SEARCHED = {
+    "name": "trees",
+    "use": "search",
+    "model": "policy",
+    "sources": [{**TASK, "count": 12}],
+    "search": {**SEARCH, "extra_simulations": 4},
+    "temperature": 1.7,
+    "max_tokens": 14,
+    "num_slots": 16,
+}
+LEARNED = {
+    "name": "learned",
+    "use": "sft",
+    "model": "base",
+    "data": {"trees": ["trees"]},
+    "epochs": 1,
+    "tokens_per_step": 600,
+    "train": TRAIN,
+}
+PAIRED = {"name": "paired", "use": "pairs", "trees": ["trees"], "reference": "policy"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "sevens.py").write_text(SEVENS)
+    run_tiny(folder / "run", *GROWN, WORKED, {**POLICY, "epochs": 12}, SEARCHED, LEARNED, PAIRED)
+    return folder / "run"
+
+
+def test_the_manifest_says_what_was_solved_what_it_cost_and_how_busy_the_engine_was(run: Path) -> None:
+    manifest = read_json(find_stage(run, "trees") / "manifest.json")
+    facts = manifest["facts"]
+    trees = load_trees(find_stage(run, "trees"))
+    assert facts["problems"] == facts["trees"] == manifest["counts"]["kept"] == 12
+    assert facts["nodes"] == sum(len(graded.tree.nodes) for graded in trees)
+    assert facts["coverage"]["all"]["value"] == sum(map(is_solved, trees)) / 12
+    assert facts["coverage"]["all"]["value"] >= facts["coverage_without_extra"]["all"]["value"]
+    assert sum(facts["ends"].values()) == 12
+    assert facts["false_positives"] is None
+    assert 0 < facts["occupancy"] <= 1
+    assert manifest["ledger"]["generated_tokens"] == sum(tree.cost.generated_tokens for tree, _ in trees) > 0
+    assert manifest["ledger"]["eval_flops"] == pytest.approx(sum(tree.cost.flops for tree, _ in trees))
+
+
+def test_a_few_trees_are_left_for_readers(run: Path) -> None:
+    folder = find_stage(run, "trees")
+    shown = load_shown(folder / SHOWN_FILE)
+    assert 1 <= len(shown) <= 3
+    assert {one.question for one in shown} <= {
+        problem.question for problem in load_problems(folder / "problems.parquet")
+    }
+
+
+def is_solved(graded: GradedTree) -> bool:
+    return any(verdict.correct for verdict in graded.verdicts.values())
+
+
+def test_a_stage_killed_after_its_tables_writes_the_same_ones(run: Path, tmp_path: Path) -> None:
+    config = parse_config(
+        search.Config, {k: v for k, v in SEARCHED.items() if k not in ("name", "use")}, where="x"
+    )
+    context = build_context(tmp_path, {"policy": find_stage(run, "policy")}, base=run.parent)
+    first = search.run(config, context)
+    tables = read_tables(tmp_path)
+
+    assert search.run(config, context) == first
+    assert read_tables(tmp_path) == tables
+    assert {path.name for path in tmp_path.iterdir()} >= {"problems.parquet", "policy.json", "trees", "nodes"}
+
+
+def test_rows_made_of_trees_are_the_ids_of_their_right_trajectories(run: Path) -> None:
+    folder, model_dir = find_stage(run, "trees"), find_stage(run, "base") / "model"
+    codec = load_codec(model_dir)
+
+    rows, dropped = build_training_rows(
+        SolutionData(trees=("trees",)), load_format(model_dir), codec, build_context(run, {"trees": folder})
+    )
+
+    trajectories = [one.graded for one in load_trajectories(folder)]
+    right = {one.attempt.prompt_ids + one.attempt.token_ids for one in trajectories if one.verdict.correct}
+    assert rows
+    assert {row.token_ids for row in rows} <= right
+    assert len(rows) + sum(dropped.values()) == len(trajectories)
+    assert all(name.startswith("trees: ") for name in dropped)
+    assert all(row.token_ids[-1] in codec.eos_ids for row in rows)
+    assert read_json(find_stage(run, "learned") / "manifest.json")["counts"]["dropped"] == dropped
+
+
+def test_pairs_made_of_trees_set_a_right_solution_of_a_problem_against_a_wrong_one(run: Path) -> None:
+    verdicts = {
+        (one.graded.attempt.problem_id, one.graded.attempt.token_ids): one.graded.verdict.correct
+        for one in load_trajectories(find_stage(run, "trees"))
+    }
+    pairs = read_table(find_stage(run, "paired") / "pairs.parquet")
+    assert pairs
+    for pair in pairs:
+        assert verdicts[pair["problem_id"], tuple(pair["chosen_ids"])]
+        assert not verdicts[pair["problem_id"], tuple(pair["rejected_ids"])]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sources": []}, "nothing to ask"),
+        ({"search": {"simulation": 3}}, "unknown key 'search.simulation'; did you mean 'simulations'"),
+        ({"trees": 0}, "greater than or equal to 1"),
+        ({"temperature": 0}, "greater than 0"),
+        ({"sources": [{**TASK, "split": "test"}]}, "'train' or 'selection'"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(**values)
+
+
+def test_a_reward_model_of_another_tokenizer_or_format_is_refused(run: Path) -> None:
+    codec = load_codec(find_stage(run, "base") / "model")
+    policy = describe_policy(codec, PLAIN_CODE, "m")
+    check_reads(policy, codec, PLAIN_CODE, where="ppm")
+    with pytest.raises(ConfigError, match="reward model of ppm has another prompt format"):
+        check_reads(policy, codec, PLAIN_PROSE, where="ppm")
+
+
+@pytest.mark.parametrize("values", [{}, {"select": {"per_problem": 1}}])
+def test_training_data_and_pairs_must_name_what_they_read(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        parse_config(SolutionData, values, where="data")
