@@ -28,7 +28,7 @@ from ponderosa.search.requests import (
     view_problem,
 )
 from ponderosa.search.solution import Limits, SearchContext, build_request, write_solution
-from ponderosa.search.strategies import Strategy, select_majority
+from ponderosa.search.strategies import Majority, Strategy
 from search_fakes import FakeSandbox, FakeScorer
 
 PROBLEMS = [Problem(f"q{i}", str(i)) for i in range(6)]
@@ -39,7 +39,9 @@ SCRIPT = {
 
 def run(strategy: Strategy, delays: Mapping[int, int] | None = None, **options: Any) -> list[SearchResult]:
     engine = ScriptedEngine(SCRIPT, delays=delays, **options)
-    return run_searches(engine, FakeSandbox(), PROBLEMS, strategy, build_context(engine, PLAIN_CODE, seed=1))
+    scorer = None if strategy.reward_model == "none" else FakeScorer(lambda _: 0.0)
+    context = build_context(engine, PLAIN_CODE, seed=1, scorer=scorer)
+    return run_searches(engine, FakeSandbox(), PROBLEMS, strategy, context, scorer=scorer)
 
 
 def build_attempt(sample: int, answer_key: str | None) -> Attempt:
@@ -114,8 +116,9 @@ def test_samples_have_their_own_seeds_and_numbers() -> None:
 def test_majority_counts_answers_and_breaks_ties_by_the_first_reached(
     keys: list[str | None], expected: str | None
 ) -> None:
-    chosen = select_majority([build_attempt(sample, key) for sample, key in enumerate(keys)])
-    assert (chosen.answer_key if chosen else None) == expected
+    attempts = [build_attempt(sample, key) for sample, key in enumerate(keys)]
+    index = Majority().select(attempts, [None] * len(attempts))
+    assert (None if index is None else keys[index]) == expected
 
 
 def test_majority_settles_on_the_most_frequent_answer() -> None:
@@ -128,7 +131,7 @@ def test_majority_settles_on_the_most_frequent_answer() -> None:
 
 def test_every_listed_strategy_runs_and_an_unknown_one_names_the_nearest() -> None:
     for name in STRATEGIES:
-        assert run(get_strategy(name, 2))[0].attempts
+        assert run(get_strategy(name, 4))[0].attempts
     with pytest.raises(ConfigError, match="did you mean 'majority'"):
         get_strategy("majorty")
 

@@ -11,12 +11,13 @@ import pytest
 from ponderosa.engines.scripted import ScriptedEngine
 from ponderosa.formats import PLAIN_CODE
 from ponderosa.records import Attempt, Problem, Verdict
-from ponderosa.search import STRATEGIES, get_strategy
+from ponderosa.search import get_strategy
 from ponderosa.search.driver import build_context, run_searches
+from ponderosa.search.registry import CLASSES
 from ponderosa.search.requests import ProblemView, Search
 from ponderosa.search.solution import SearchContext
 from ponderosa.search.strategies import Searcher
-from search_fakes import FakeSandbox
+from search_fakes import FakeSandbox, FakeScorer
 
 PROBLEM = Problem(
     "What is 2 + 3?",
@@ -79,10 +80,12 @@ class Watched:
         self.num_looks += 1
 
 
-def run(strategy: Searcher, **changes: Any) -> tuple[Watched, ScriptedEngine, FakeSandbox]:
+def run(
+    strategy: Searcher, scorer: FakeScorer | None = None, **changes: Any
+) -> tuple[Watched, ScriptedEngine, FakeSandbox]:
     watched, engine, sandbox = Watched(strategy), ScriptedEngine(SCRIPT), FakeSandbox()
-    context = replace(build_context(engine, PLAIN_CODE), **changes)
-    run_searches(engine, sandbox, [PROBLEM], watched, context, judge=judge)
+    context = replace(build_context(engine, PLAIN_CODE, scorer=scorer), **changes)
+    run_searches(engine, sandbox, [PROBLEM], watched, context, scorer=scorer, judge=judge)
     return watched, engine, sandbox
 
 
@@ -90,13 +93,25 @@ def judge(problem: Problem, attempt: Attempt) -> Verdict:
     return Verdict(False, "wrong_answer", "v")
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_nothing_a_strategy_can_reach_holds_answer_solution_or_meta(name: str) -> None:
-    watched, engine, sandbox = run(get_strategy(name, 2))
+USES = [
+    (name, is_judged)
+    for name, strategy in CLASSES.items()
+    for is_judged in (False, True)
+    if strategy.reward_model in ("optional", "required" if is_judged else "none")
+]
+
+
+@pytest.mark.parametrize(("name", "is_judged"), USES)
+def test_nothing_a_strategy_can_reach_holds_answer_solution_or_meta(name: str, is_judged: bool) -> None:
+    scorer = FakeScorer(lambda _: 0.0) if is_judged else None
+    watched, engine, sandbox = run(get_strategy(name, 4), scorer)
 
     assert watched.num_looks > 1
     assert watched.found == set()
     assert list_secrets((engine.requests, sandbox.requests)) == set()
+    if scorer is not None:
+        assert scorer.batches
+        assert list_secrets(scorer.batches) == set()
 
 
 def test_the_look_through_finds_a_leak_wherever_it_is() -> None:

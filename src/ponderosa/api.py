@@ -28,7 +28,7 @@ from ponderosa.records import Attempt, Problem, Step
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context, run_unit
 from ponderosa.search.solution import Limits, SearchContext
-from ponderosa.search.strategies import get_strategy
+from ponderosa.search.registry import get_strategy
 from ponderosa.verify import Grader
 
 DEFAULT_TEMPERATURE = 0.7

@@ -96,7 +96,7 @@ class Cost:
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens some model had to compute: prefilled, generated or scored. What token budgets are in."""
+        """Tokens that some model computed: prefilled, generated or scored."""
         return self.prefill_tokens + self.generated_tokens + self.scored_tokens
 
     def __add__(self, other: "Cost") -> "Cost":

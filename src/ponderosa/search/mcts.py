@@ -15,17 +15,18 @@ that knows right from wrong is in `labelling`.
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence, Set
-from math import prod
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from pydantic import Field
 
 from ponderosa.config import Config
 from ponderosa.records import TreeEnd
 from ponderosa.search.backup import back_up, close, start_value
+from ponderosa.search.conclusion import ANSWER_BY, AnswerBy, conclude
 from ponderosa.search.requests import ProblemView, Reply, Request, SearchResult
 from ponderosa.search.selection import SelectionRule
 from ponderosa.search.solution import SearchContext
+from ponderosa.search.strategies import RewardModelUse, Strategy
 from ponderosa.search.tree import SearchNode, SearchTree
 
 FAILED = -1.0
@@ -50,8 +51,8 @@ class Simulations(Config):
     token_budget: int | None = Field(
         None,
         ge=1,
-        description="sampled tokens per problem, repeated candidates included, after which no round is begun; null for "
-        "no limit",
+        description="tokens of a problem, prefilled, sampled and scored, after which the search ends; the first "
+        "simulation is brought to its end, one candidate at a time; null for no limit",
     )
     count_failures: bool = Field(
         True,
@@ -66,7 +67,10 @@ class Simulations(Config):
         closed: set[SearchNode] = set()
         leaves: list[SearchNode] = []
         num_simulations = 0
-        while (end := self._find_spent(tree) or find_end(num_simulations)) is None:
+        while (end := find_end(num_simulations)) is None:
+            is_spent = tree.has_spent(self.token_budget)
+            if is_spent and num_simulations:
+                return "budget", num_simulations
             while len(leaves) < self.leaves and find_end(num_simulations + len(leaves)) is None:
                 leaf = select_leaf(tree.root, self.selection, closed, leaves)
                 if leaf is None:
@@ -74,16 +78,15 @@ class Simulations(Config):
                 leaves.append(leaf)
             if not leaves:
                 return "closed", num_simulations
-            grown = yield from tree.expand(leaves, self.candidates)
+            leaves = leaves[: 1 if is_spent else None]
+            grown = yield from tree.expand(leaves, 1 if is_spent else self.candidates)
             yield from self._back_up([child for children in grown for child in children], evaluate, closed)
             going_on: list[SearchNode] = []
             for leaf, children in zip(leaves, grown, strict=True):
                 is_answered = any(child.answer is not None for child in children)
                 below = None if is_answered else select_leaf(leaf, self.selection, closed, going_on)
-                if below is None:
-                    num_simulations += 1
-                else:
-                    going_on.append(below)
+                going_on += [] if below is None else [below]
+            num_simulations += len(leaves) - len(going_on)
             leaves = going_on
         return end, num_simulations
 
@@ -102,11 +105,6 @@ class Simulations(Config):
         for step in (step for node in ended for step in node.path):
             if self.max_visits is not None and step.visits >= self.max_visits:
                 close(step, closed)
-
-    def _find_spent(self, tree: SearchTree) -> TreeEnd | None:
-        """Sampled tokens alone: what a prefix cache saves depends on what else runs, and a tree must not."""
-        is_spent = self.token_budget is not None and tree.cost.generated_tokens >= self.token_budget
-        return "budget" if is_spent else None
 
 
 def select_leaf(
@@ -144,21 +142,17 @@ def _select_child(
     return children[scores.index(max(scores))]
 
 
-class MCTS(Simulations):
+class MCTS(Simulations, Strategy):
     """The strategy: solutions by their scores, or by a vote."""
 
     name: ClassVar[str] = "mcts"
+    reward_model: ClassVar[RewardModelUse] = "optional"
 
-    answer_by: Literal["score", "vote", "weighted_vote"] = Field(
-        "score",
-        description="`score`: the solution judged best; `vote`: the answer of most solutions; `weighted_vote`: the "
-        "answer with the largest sum of (1 + score) / 2. Without a reward model, `vote`, or else weighted by "
-        "how often the policy goes each solution's way",
-    )
+    answer_by: AnswerBy = ANSWER_BY
 
     @property
     def num_attempts(self) -> int:
-        return self.simulations
+        return self.simulations * self.candidates
 
     def search(
         self, context: SearchContext, problem: ProblemView
@@ -168,43 +162,7 @@ class MCTS(Simulations):
         end, num_simulations = yield from self.run(
             tree, _evaluate, lambda count: "budget" if count >= self.simulations else None
         )
-        ended = tree.list_ended() or tree.nodes[-1:]
-        chosen = self._choose(ended)
-        return SearchResult(
-            problem.id,
-            tuple(tree.read_attempt(node, sample) for sample, node in enumerate(ended)),
-            chosen.answer if chosen else None,
-            chosen.answer_key if chosen else None,
-            tree.build_record(end, num_simulations=num_simulations),
-        )
-
-    def _choose(self, ended: Sequence[SearchNode]) -> SearchNode | None:
-        """The solution with the best score, or the first of those with the winning answer; None if none has one."""
-        solutions = [node for node in ended if node.answer_key is not None]
-        if not solutions:
-            return None
-        if self.answer_by == "score" and solutions[0].score is not None:
-            return max(solutions, key=lambda node: node.score or 0.0)
-        weights: dict[str | None, float] = {}
-        for node in solutions:
-            weights[node.answer_key] = weights.get(node.answer_key, 0.0) + self._weigh(node)
-        winner = max(weights, key=weights.__getitem__)
-        return next(node for node in solutions if node.answer_key == winner)
-
-    def _weigh(self, node: SearchNode) -> float:
-        """What a solution's vote counts."""
-        if self.answer_by == "vote":
-            return 1.0
-        return compute_share(node) if node.score is None else (1 + node.score) / 2
-
-
-def compute_share(node: SearchNode) -> float:
-    """How often the policy would come this way, estimated by the candidates of each expansion before it."""
-    return prod(
-        step.multiplicity / sum(sibling.multiplicity for sibling in step.parent.children)
-        for step in node.path
-        if step.parent is not None
-    )
+        return conclude(tree, end, self.answer_by, num_simulations=num_simulations)
 
 
 def _evaluate(ended: Sequence[SearchNode]) -> Generator[list[Request], list[Reply], list[float]]:

@@ -11,11 +11,11 @@ IO and never sees a gold answer or a reference solution.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from ponderosa.engines.protocol import GenerateRequest
-from ponderosa.records import Attempt, Outcome, Problem, Tree, Verdict
+from ponderosa.records import Attempt, Cost, Outcome, Problem, Tree, Verdict
 
 
 class Execution(Protocol):
@@ -82,13 +82,31 @@ def view_problem(problem: Problem) -> ProblemView:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Every attempt at one problem, and the answer the strategy settles on (None if it has none).
+    """Every attempt at one problem, and the one whose answer the strategy settles on (None if it has none).
 
     tree: what a search that branches wrote; its attempts then share steps, and its cost is the tree's.
     """
 
     problem_id: str
     attempts: tuple[Attempt, ...]
-    answer: str | None
-    answer_key: str | None
+    chosen: Attempt | None
     tree: Tree | None = None
+
+    @property
+    def answer(self) -> str | None:
+        return self.chosen.answer if self.chosen else None
+
+    @property
+    def answer_key(self) -> str | None:
+        return self.chosen.answer_key if self.chosen else None
+
+    @property
+    def cost(self) -> Cost:
+        """Of the whole search, each token and each execution once."""
+        return (
+            sum((attempt.cost for attempt in self.attempts), Cost()) if self.tree is None else self.tree.cost
+        )
+
+    def settle(self) -> Attempt:
+        """The chosen attempt, or the first if none has an answer, at the price of the whole search."""
+        return replace(self.chosen or self.attempts[0], sample=0, cost=self.cost)

@@ -1,20 +1,24 @@
-"""The strategies without a reward model: greedy, sample and majority.
+"""What a strategy is, and those that need neither a tree nor a reward model: greedy, sample and majority.
 
-A strategy takes the shared context and a view of the problem, and searches. They differ in how many attempts
-they write, how those are drawn, and which answer they settle on.
+A strategy takes the shared context and a view of the problem, and searches. They differ in what they write, how it is
+drawn, and which answer they settle on.
 """
 
-from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from typing import ClassVar, Literal, Protocol
 
-from ponderosa.config import suggest
+from pydantic import Field
+
+from ponderosa.config import Config
 from ponderosa.engines.protocol import GREEDY
-from ponderosa.errors import ConfigError
 from ponderosa.records import Attempt
-from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Search, SearchResult
+from ponderosa.search.requests import ProblemView, Reply, Request, Search, SearchResult
+from ponderosa.search.samples import write_samples
 from ponderosa.search.solution import SearchContext, write_solution
+from ponderosa.search.voting import elect
+
+RewardModelUse = Literal["none", "optional", "required"]
 
 
 class Searcher(Protocol):
@@ -25,98 +29,122 @@ class Searcher(Protocol):
     def search(self, context: SearchContext, problem: ProblemView) -> Search: ...
 
 
-class Strategy(Searcher, Protocol):
-    """How to look for a solution. `name` is what users write; `num_attempts` are made at each problem."""
+class Strategy(Config):
+    """How to look for a solution. `name` is what users write; the fields are its parameters."""
+
+    name: ClassVar[str]
+    reward_model: ClassVar[RewardModelUse] = "none"
 
     @property
-    def num_attempts(self) -> int: ...
+    def num_attempts(self) -> int:
+        """Solutions it writes at most, or candidate steps side by side."""
+        return 1
+
+    @property
+    def num_parallel(self) -> int:
+        """Solutions it writes side by side at one problem; 1 if it goes on in rounds."""
+        return 1
+
+    @property
+    def settles(self) -> bool:
+        """Is it measured by the answer it settles on, and not by each of its attempts?"""
+        return True
+
     def search(
         self, context: SearchContext, problem: ProblemView
-    ) -> Generator[list[Request], list[Reply], SearchResult]: ...
+    ) -> Generator[list[Request], list[Reply], SearchResult]:
+        """What it writes, and the answer it settles on."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class Greedy:
+class Greedy(Strategy):
     """One attempt, always the likeliest token."""
 
-    name = "greedy"
-    num_attempts = 1
+    name: ClassVar[str] = "greedy"
+
+    @property
+    def settles(self) -> bool:
+        return False
 
     def search(
         self, context: SearchContext, problem: ProblemView
     ) -> Generator[list[Request], list[Reply], SearchResult]:
         greedy = replace(context, sampling=GREEDY)
         attempt = yield from write_solution(greedy, problem, sample=0, strategy=self.name)
-        return SearchResult(problem.id, (attempt,), attempt.answer, attempt.answer_key)
+        return SearchResult(problem.id, (attempt,), attempt)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Strategy):
     """k independent attempts; settles on the first one's answer."""
 
-    num_attempts: int = 1
-    name = "sample"
+    name: ClassVar[str] = "sample"
+
+    samples: int = Field(8, ge=1, description="attempts at each problem")
+
+    @property
+    def num_attempts(self) -> int:
+        return self.samples
+
+    @property
+    def num_parallel(self) -> int:
+        return self.samples
+
+    @property
+    def settles(self) -> bool:
+        return False
 
     def search(
         self, context: SearchContext, problem: ProblemView
     ) -> Generator[list[Request], list[Reply], SearchResult]:
-        attempts = yield from write_samples(context, problem, self.num_attempts, strategy=self.name)
-        return SearchResult(problem.id, attempts, attempts[0].answer, attempts[0].answer_key)
+        judged = yield from write_samples(context, problem, self.samples, strategy=self.name)
+        return SearchResult(problem.id, tuple(one.attempt for one in judged), judged[0].attempt)
 
 
-@dataclass(frozen=True, slots=True)
-class Majority:
+class SelectingStrategy(Strategy):
+    """Independent attempts, of which one gives the answer."""
+
+    samples: int = Field(8, ge=1, description="attempts at each problem, at most")
+    token_budget: int | None = Field(
+        None, ge=1, description="tokens of a problem after which no attempt is begun"
+    )
+
+    @property
+    def num_attempts(self) -> int:
+        return self.samples
+
+    @property
+    def num_parallel(self) -> int:
+        return self.samples if self.token_budget is None else 1
+
+    def search(
+        self, context: SearchContext, problem: ProblemView
+    ) -> Generator[list[Request], list[Reply], SearchResult]:
+        judged = yield from write_samples(
+            context,
+            problem,
+            self.samples,
+            strategy=self.name,
+            token_budget=self.token_budget,
+            is_judged=self.reward_model == "required",
+        )
+        attempts = tuple(one.attempt for one in judged)
+        index = self.select(attempts, [one.score for one in judged])
+        return SearchResult(problem.id, attempts, None if index is None else attempts[index])
+
+    def select(self, attempts_M: Sequence[Attempt], scores_M: Sequence[float | None]) -> int | None:
+        """Which attempt gives the answer; None if none has one. Those without an answer have no score."""
+        raise NotImplementedError
+
+
+class Majority(SelectingStrategy):
     """k independent attempts; settles on the answer most of them reach (self-consistency, arXiv 2203.11171)."""
 
-    num_attempts: int = 8
-    name = "majority"
+    name: ClassVar[str] = "majority"
 
-    def search(
-        self, context: SearchContext, problem: ProblemView
-    ) -> Generator[list[Request], list[Reply], SearchResult]:
-        attempts = yield from write_samples(context, problem, self.num_attempts, strategy=self.name)
-        chosen = select_majority(attempts)
-        if chosen is None:
-            return SearchResult(problem.id, attempts, None, None)
-        return SearchResult(problem.id, attempts, chosen.answer, chosen.answer_key)
+    @property
+    def settles(self) -> bool:
+        """With a budget problems have different numbers of attempts, so that majority@k is not to be had."""
+        return self.token_budget is not None
 
-
-def write_samples(
-    context: SearchContext, problem: ProblemView, num_attempts: int, *, strategy: str
-) -> Generator[list[Request], list[Reply], tuple[Attempt, ...]]:
-    """Independent attempts side by side."""
-    searches = [
-        write_solution(context, problem, sample=sample, strategy=strategy) for sample in range(num_attempts)
-    ]
-    (attempts,) = yield [Gather(searches)]
-    return tuple(attempts)
-
-
-def select_majority(attempts: Sequence[Attempt]) -> Attempt | None:
-    """The first attempt with the most frequent answer key; None if no attempt has an answer.
-
-    Of answers with equally many votes the one that was reached first, by sample number, wins.
-    """
-    votes = Counter(attempt.answer_key for attempt in attempts if attempt.answer_key is not None)
-    if not votes:
-        return None
-    winner, _ = max(votes.items(), key=lambda item: item[1])
-    return next(attempt for attempt in attempts if attempt.answer_key == winner)
-
-
-STRATEGIES = {
-    "greedy": "one attempt, always the likeliest token",
-    "sample": "k independent attempts; the first one's answer",
-    "majority": "k independent attempts; the answer most of them reach",
-}
-
-
-def get_strategy(name: str, num_attempts: int = 8) -> Strategy:
-    """A strategy by name; `num_attempts` is for those that draw several. Raises ConfigError for another name."""
-    if name not in STRATEGIES:
-        raise ConfigError(f"unknown strategy {name!r}{suggest(name, STRATEGIES)}")
-    if num_attempts < 1:
-        raise ConfigError(f"samples is {num_attempts}; at least 1 is needed")
-    if name == "greedy":
-        return Greedy()
-    return Sample(num_attempts) if name == "sample" else Majority(num_attempts)
+    def select(self, attempts_M: Sequence[Attempt], scores_M: Sequence[float | None]) -> int | None:
+        return elect([attempt.answer_key for attempt in attempts_M], [1.0] * len(attempts_M))

@@ -80,6 +80,11 @@ class SearchNode:
         return not self.is_open and self.answer is None
 
     @property
+    def own(self) -> slice:
+        """Where the step's own tokens are in its draft."""
+        return slice(len(self.parent.draft.token_ids) if self.parent else 0, None)
+
+    @property
     def lineage(self) -> list["SearchNode"]:
         """This node and all before it, up to the root."""
         nodes = [self]
@@ -129,6 +134,21 @@ class SearchTree:
             )
         ]
         return [self._add(node, expansion) for node, expansion in zip(nodes, expansions, strict=True)]
+
+    def has_spent(self, token_budget: int | None) -> bool:
+        """Did it take so many tokens? No number is no limit."""
+        return token_budget is not None and self.count_tokens() >= token_budget
+
+    def count_tokens(self) -> int:
+        """Tokens that have to be computed: the prompt and what continued steps showed, once; every sampled one; and the
+        prompt and every step once more where steps are judged.
+
+        What caches had to drop for others is in `cost` but not in here: a tree must not depend on what else runs.
+        """
+        num_prompt = len(self.root.draft.prompt_ids)
+        shown = sum(node.draft.sampled[node.own].count(False) for node in self.nodes if node.children)
+        judged = [len(node.draft.token_ids[node.own]) for node in self.nodes if node.score is not None]
+        return num_prompt * (2 if judged else 1) + self.cost.generated_tokens + shown + sum(judged)
 
     def list_ended(self) -> list[SearchNode]:
         """Where solutions ended, in the order of the nodes."""
@@ -257,9 +277,8 @@ def has_answer(draft: Draft) -> bool:
 
 def _build_node(context: SearchContext, node: SearchNode) -> Node:
     assert node.parent is not None, "the root is no step"
-    draft, before = node.draft, node.parent.draft
-    own = slice(len(before.token_ids), None)
-    is_closed = len(draft.steps) > len(before.steps)
+    draft, own = node.draft, node.own
+    is_closed = len(draft.steps) > len(node.parent.draft.steps)
     return Node(
         parent=node.parent.place,
         token_ids=draft.token_ids[own],

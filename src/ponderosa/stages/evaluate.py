@@ -40,7 +40,7 @@ from ponderosa.records import GradedAttempt
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context
 from ponderosa.search.solution import Limits
-from ponderosa.search.strategies import get_strategy
+from ponderosa.search.registry import get_strategy
 from ponderosa.stages.attempt_tables import count_costs, load_graded, save_graded
 from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
 from ponderosa.tasks.registry import get_task
