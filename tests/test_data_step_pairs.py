@@ -1,5 +1,6 @@
 """Preferences between steps, worked by hand, and the rows in which a reward model reads trees."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,14 @@ from ponderosa.data.reward_rows import (
     list_readings,
 )
 from ponderosa.data.step_pairs import Comparison, StepPairRules, group_pairs, select_step_pairs
-from ponderosa.data.tree_outcomes import compute_success, join_tokens, judge_ends, tally_nodes
+from ponderosa.data.tree_outcomes import (
+    compute_success,
+    join_tokens,
+    judge_ends,
+    leave_out_suspicious,
+    list_judged,
+    tally_nodes,
+)
 from ponderosa.records import GradedTree, Row
 from tiny_trees import PROMPT, Line, build_tree, spell
 
@@ -75,7 +83,12 @@ def test_success_is_the_mean_over_children_as_often_as_they_were_written() -> No
             Line(None, "dead", 0.0, "undecided"),
         ]
     )
-    assert compute_success(tree.tree, judge_ends(tree, "any")) == {0: 0.5, 1: 1.0, 2: -1.0}
+    assert compute_success(tree) == {0: 0.5, 1: 1.0, 2: -1.0}
+    assert compute_success(MIXED)[2] == compute_success(MIXED)[8] == -1.0
+
+
+def test_dead_ends_are_not_what_a_reward_model_is_asked_about() -> None:
+    assert list_judged(MIXED) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 # The paper's rule
@@ -188,11 +201,16 @@ def test_continuations_that_do_not_fit_the_context_are_in_no_pair() -> None:
     assert selection.problems == {"longer_than_context": 1}
 
 
-def test_a_problem_whose_label_is_in_doubt_gives_nothing() -> None:
-    doubtful = build_tree([], end="suspicious")
-    selection = select_step_pairs([MIXED, doubtful], ANY_TEXT)
-    assert (selection.comparisons, selection.nodes) == ((), {})
-    assert selection.problems == {"suspicious": 1}
+def test_no_tree_of_a_problem_whose_label_is_in_doubt_is_used() -> None:
+    doubtful, other = build_tree([], end="suspicious"), build_tree([], "q")
+    assert leave_out_suspicious([MIXED, other, doubtful]) == [other]
+
+
+def test_a_step_that_nothing_was_backed_up_through_has_no_q_to_go_by() -> None:
+    graded = build_tree([Line(None, "a", 1.0, "correct"), Line(None, "b", 0.0, "truncated")])
+    left, right = graded.tree.nodes
+    tree = replace(graded.tree, nodes=(left, replace(right, visits=0)))
+    assert select(GradedTree(tree, graded.verdicts), failures="any").nodes == {"all_right": 1}
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(4, 7)), unique=True))

@@ -9,7 +9,6 @@ section 3.3), and a counted reason for every node and every problem that gave no
 
 The released code goes further down only through children with both kinds of solution behind them, which is the same,
 since no other node has both to set against each other. Its check that the best continuations agree is left out.
-Problems whose gold answer the search came to doubt are passed over.
 """
 
 from collections import Counter
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import compress, product
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field
 
@@ -35,6 +34,7 @@ from ponderosa.data.tree_outcomes import (
 from ponderosa.records import GradedTree, Node, Tree
 
 Level = Literal["step", "solution"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 class StepPairRules(Config):
@@ -87,7 +87,7 @@ class StepPairSelection:
 
     nodes: inner nodes (the prompt is one) without a pair, problems: those without a pair of whole solutions, both by
         reason: unjudged (no solution behind it is right or wrong), all_right, all_wrong, no_counterpart (one child is
-        all there is on both sides), q_gap, too_alike, longer_than_context; and of problems suspicious and paired_as_steps.
+        all there is on both sides), q_gap, too_alike, longer_than_context; and of problems paired_as_steps.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -129,9 +129,6 @@ def select_step_pairs(
     nodes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
     for group in groups.values():
-        if is_suspicious(group):
-            problems["suspicious"] += 1
-            continue
         paired: set[tuple[int, int, int]] = set()
         for number, one in enumerate(group):
             tally = tally_nodes(one.tree, judge_ends(one, rules.failures))
@@ -153,18 +150,14 @@ def select_step_pairs(
     return StepPairSelection(tuple(comparisons), nodes, problems)
 
 
-def is_suspicious(group: Iterable[GradedTree]) -> bool:
-    """Did a search of this problem come to doubt its gold answer?"""
-    return any(one.tree.end == "suspicious" for one in group)
-
-
 def _pair_children(
     tree: Tree, children: Sequence[int], tally: Sequence[Tally], rules: StepPairRules, max_length: int | None
 ) -> list[_Pair] | str:
     """The pairs among one node's children, or why there is none."""
-    values = {child: tree.nodes[child].value for child in children}
-    right = sorted((child for child in children if tally[child].right), key=lambda child: -values[child])
-    wrong = sorted((child for child in children if tally[child].wrong), key=values.__getitem__)
+    # A step that nothing was backed up through has no Q; its value says 0.
+    values = {child: tree.nodes[child].value for child in children if tree.nodes[child].visits}
+    right = sorted((child for child in values if tally[child].right), key=lambda child: -values[child])
+    wrong = sorted((child for child in values if tally[child].wrong), key=values.__getitem__)
     if not (right and wrong):
         return _explain_missing_side(bool(right), bool(wrong))
     num_right = rules.against_one if rules.against_one and len(wrong) == 1 else rules.positives

@@ -1,5 +1,6 @@
 """How the solutions in a search tree ended, seen from each of its nodes. Nodes are named by their place in the tree."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from ponderosa.records import GradedTree, Tree
@@ -14,6 +15,13 @@ class Tally(NamedTuple):
 
     right: int
     wrong: int
+
+
+def leave_out_suspicious(graded: Iterable[GradedTree]) -> list[GradedTree]:
+    """The trees of all problems whose gold answer no search came to doubt."""
+    trees = list(graded)
+    doubted = {one.tree.problem_id for one in trees if one.tree.end == "suspicious"}
+    return [one for one in trees if one.tree.problem_id not in doubted]
 
 
 def group_children(tree: Tree) -> dict[int | None, list[int]]:
@@ -62,13 +70,14 @@ def tally_nodes(tree: Tree, ends: dict[int, bool]) -> list[Tally]:
     return [Tally(*counts) for counts in zip(right, wrong, strict=True)]
 
 
-def compute_success(tree: Tree, ends: dict[int, bool]) -> dict[int, float]:
-    """Success in [-1, 1] of every node that any judged solution goes through: 1 where all end right.
+def compute_success(graded: GradedTree) -> dict[int, float]:
+    """Success in [-1, 1] of every node that a solution goes through: 1 where all end right, -1 where none does.
 
     A node's success is the mean over its children, each counted as often as the policy wrote it. Visits would count
     what the search liked: its Q values (`Node.value`) lean towards the steps it came back to, and towards the reward
-    model that led it there.
+    model that led it there. A solution without an answer is none that ended right.
     """
+    tree, ends = graded.tree, judge_ends(graded, "any")
     sums, weights = ([0.0] * len(tree.nodes) for _ in range(2))
     success: dict[int, float] = {}
     for place in reversed(range(len(tree.nodes))):
@@ -81,3 +90,9 @@ def compute_success(tree: Tree, ends: dict[int, bool]) -> dict[int, float]:
             sums[node.parent] += node.multiplicity * success[place]
             weights[node.parent] += node.multiplicity
     return success
+
+
+def list_judged(graded: GradedTree) -> list[int]:
+    """The nodes that a search asks a reward model about: steps that could go on, and solutions that gave an answer."""
+    answered = judge_ends(graded, "answered")
+    return [place for place, node in enumerate(graded.tree.nodes) if node.finish is None or place in answered]
