@@ -49,6 +49,14 @@ def test_each_round_reads_the_round_before_it_and_the_first_what_is_named() -> N
     assert [stage["data"]["rollouts"] for stage in stages[2::2]] == [["rolled-1"], ["rolled-2"], ["rolled-3"]]
 
 
+def test_rounds_may_begin_at_another_number() -> None:
+    block = {**ROUNDS, "first": 2, "rounds": 2, "previous": "1", "set": {3: {"stages.rolled-3.samples": 5}}}
+    stages = expand_rounds([{"repeat": block}], where="test")
+    assert [stage["name"] for stage in stages] == ["rolled-2", "policy-2", "rolled-3", "policy-3"]
+    assert [stage["model"] for stage in stages[::2]] == ["policy-1", "policy-2"]
+    assert stages[2]["samples"] == 5
+
+
 def test_other_braces_and_values_that_are_no_text_stay_as_they_are() -> None:
     stage = {
         "name": "s-{round}",
@@ -110,7 +118,7 @@ def test_arms_and_extensions_speak_of_the_written_out_stages(tmp_path: Path) -> 
         ({"previous": None}, "'previous'"),
         ({"stages": [{**ASKED, "name": "rolled"}]}, r"write \{round\} into it, .*seen 'rolled'"),
         ({"stages": [{"use": "sft"}]}, "seen None"),
-        ({"set": {4: {}}}, "sets values of round 4; its rounds are 1 to 3"),
+        ({"set": {4: {}}}, "sets values of round 4; its rounds are 1, 2, 3"),
         ({"set": {2: {"seed": 1}}}, "round 2 sets 'seed'; allowed: stages.NAME.KEY"),
         (
             {"set": {2: {"stages.rolled-1.samples": 1}}},

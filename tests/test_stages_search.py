@@ -10,14 +10,14 @@ import pytest
 from planted_trees import SeededPolicy
 from ponderosa.artifacts import Journal, read_json, read_table
 from ponderosa.config import parse_config
-from ponderosa.engines.codec import load_codec
+from ponderosa.engines.codec import HFCodec, load_codec
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE, load_format
-from ponderosa.records import GradedTree, Problem
+from ponderosa.records import GradedTree, Problem, Row
 from ponderosa.search.driver import build_context as build_search_context
 from ponderosa.shown_trees import SHOWN_FILE, load_shown
-from ponderosa.stages import search
+from ponderosa.stages import pairs, search
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.policy import check_reads, describe_policy
 from ponderosa.stages.search import compute_occupancy, grow_trees
@@ -26,7 +26,7 @@ from ponderosa.stages.tree_tables import load_trajectories, load_trees
 from search_fakes import FakeScorer
 from test_rollouts import POLICY, SEVENS, TASK, TRAIN, WORKED
 from test_stages import build_context
-from tiny_runs import GROWN, find_stage, run_tiny
+from tiny_runs import GROWN, find_stage, run_tiny, save_foreign_model
 
 PROBLEMS = [Problem(f"q{i}", str(i % 3), id=f"p{i}") for i in range(8)]
 SEARCH = {"simulations": 4, "candidates": 4}
@@ -227,14 +227,38 @@ def test_rows_made_of_trees_are_the_ids_of_their_right_trajectories(run: Path) -
     assert read_json(find_stage(run, "learned") / "manifest.json")["counts"]["dropped"] == dropped
 
 
+def test_rewritten_trees_are_the_same_solutions_in_the_tokens_of_the_model_that_is_trained(run: Path) -> None:
+    folder, model_dir = find_stage(run, "trees"), find_stage(run, "base") / "model"
+    codec, prompt_format = load_codec(model_dir), load_format(model_dir)
+    context = build_context(run, {"trees": folder})
+    taken = SolutionData(trees=("trees",))
+    foreign = load_codec(save_foreign_model(run.parent / "foreign"))
+
+    sampled, _ = build_training_rows(taken, prompt_format, codec, context)
+    rewritten, _ = build_training_rows(
+        taken.model_copy(update={"rewrite_trees": True}), prompt_format, foreign, context
+    )
+
+    def read(row: Row, by: HFCodec) -> str:
+        return (
+            by.decode(row.token_ids).replace(" ", "").replace("\n", "").removesuffix(by.decode([by.eos_id]))
+        )
+
+    assert [read(row, codec) for row in sampled] == [read(row, foreign) for row in rewritten]
+    with pytest.raises(ConfigError, match="written with another tokenizer"):
+        build_training_rows(taken, prompt_format, foreign, context)
+    with pytest.raises(ConfigError, match="written in another prompt format"):
+        build_training_rows(taken.model_copy(update={"rewrite_trees": True}), PLAIN_PROSE, codec, context)
+
+
 def test_pairs_made_of_trees_set_a_right_solution_of_a_problem_against_a_wrong_one(run: Path) -> None:
     verdicts = {
         (one.graded.attempt.problem_id, one.graded.attempt.token_ids): one.graded.verdict.correct
         for one in load_trajectories(find_stage(run, "trees"))
     }
-    pairs = read_table(find_stage(run, "paired") / "pairs.parquet")
-    assert pairs
-    for pair in pairs:
+    table = read_table(find_stage(run, "paired") / "pairs.parquet")
+    assert table
+    for pair in table:
         assert verdicts[pair["problem_id"], tuple(pair["chosen_ids"])]
         assert not verdicts[pair["problem_id"], tuple(pair["rejected_ids"])]
 
@@ -265,7 +289,17 @@ def test_a_reward_model_of_another_tokenizer_or_format_is_refused(run: Path) -> 
         check_reads(policy, codec, PLAIN_PROSE, where="ppm")
 
 
-@pytest.mark.parametrize("values", [{}, {"select": {"per_problem": 1}}])
-def test_training_data_and_pairs_must_name_what_they_read(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="nothing to train on"):
-        parse_config(SolutionData, values, where="data")
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (SolutionData, {}, "give `solutions`, `rollouts` or `trees`"),
+        (SolutionData, {"solutions": ["a"], "trajectories": {"per_problem": 1}}, "none are named"),
+        (SolutionData, {"solutions": ["a"], "rewrite_trees": True}, "none are named"),
+        (pairs.Config, {"reference": "policy"}, "give `rollouts` or `trees`"),
+    ],
+)
+def test_training_data_and_pairs_must_name_what_they_read(
+    model: type[Any], values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(model, values, where="data")

@@ -18,11 +18,16 @@ class Repeat(Config):
     of the round before."""
 
     rounds: int = Field(ge=1, description="how many rounds")
-    previous: str = Field(description="what {previous} stands for in round 1")
+    first: int = Field(1, ge=0, description="the number of the first one")
+    previous: str = Field(description="what {previous} stands for in the first round")
     stages: tuple[dict[str, Any], ...] = Field(min_length=1, description="the stages of a round")
     set: dict[int, dict[str, Any]] = Field(
         default_factory=dict, description="by round: values that differ in it, by path as with --set"
     )
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + self.rounds)
 
 
 def expand_rounds(entries: Iterable[Any], *, where: str) -> list[Any]:
@@ -47,17 +52,17 @@ def _parse(entry: Mapping[str, Any], where: str) -> Repeat:
                 f"example trees-{{round}}; seen {stage.get('name')!r}"
             )
     for number in repeat.set:
-        if not 1 <= number <= repeat.rounds:
-            raise ConfigError(
-                f"{where}: repeat sets values of round {number}; its rounds are 1 to {repeat.rounds}"
-            )
+        if number not in repeat.numbers:
+            rounds = ", ".join(map(str, repeat.numbers))
+            raise ConfigError(f"{where}: repeat sets values of round {number}; its rounds are {rounds}")
     return repeat
 
 
 def _write_out(repeat: Repeat, where: str) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
-    for number in range(1, repeat.rounds + 1):
-        words = {"round": str(number), "previous": str(number - 1) if number > 1 else repeat.previous}
+    previous = repeat.previous
+    for number in repeat.numbers:
+        words = {"round": str(number), "previous": previous}
         stages = [_substitute(stage, words) for stage in repeat.stages]
         for path, value in _substitute(repeat.set.get(number, {}), words).items():
             what = f"{where}: round {number} sets {path!r}"
@@ -65,6 +70,7 @@ def _write_out(repeat: Repeat, where: str) -> list[dict[str, Any]]:
                 raise ConfigError(f"{what}; allowed: stages.NAME.KEY of the round's stages")
             set_value({"stages": stages}, path, value, where=what)
         written += stages
+        previous = str(number)
     return written
 
 

@@ -55,6 +55,15 @@ def check_same_ids(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, 
         )
 
 
+def check_same_format(policy: Policy, prompt_format: PromptFormat, *, where: str) -> None:
+    """Raises ConfigError if what `policy` wrote is put otherwise than the model that would be trained on it puts it."""
+    if policy.prompt_format != hash_format(prompt_format):
+        raise ConfigError(
+            f"the solutions of {where} were written in another prompt format ({policy.prompt_format}) than that of the "
+            f"model to be trained ({hash_format(prompt_format)}); give both models the same `format`"
+        )
+
+
 def check_reads(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, *, where: str) -> None:
     """Raises ConfigError if ids written by `policy` mean something else to the reward model `where`."""
     if difference := find_difference(policy, codec, prompt_format):

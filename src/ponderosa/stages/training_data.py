@@ -2,7 +2,7 @@
 
 A worked solution is written in the trained model's format and encoded. The token ids of a rollout, or of a trajectory
 of a search tree, are taken as they were sampled, so they must come from a model of the same tokenizer and prompt
-format; rejection sampling decides which.
+format; rejection sampling decides which. Trajectories may be rewritten instead: their steps encoded as worked ones are.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from ponderosa.formats import PromptFormat
 from ponderosa.identity import derive_seed
 from ponderosa.records import Problem, Row
 from ponderosa.stages.attempt_tables import load_problems
-from ponderosa.stages.policy import check_same_ids, load_policy
+from ponderosa.stages.policy import check_same_format, check_same_ids, load_policy
 from ponderosa.stages.rollout import POLICY, PROBLEMS, load_rollouts
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need
@@ -44,6 +44,10 @@ class SolutionData(Config):
         (), description="search stages to read, of a model with the same tokenizer and prompt format"
     )
     trajectories: TrajectoryRules = TrajectoryRules()
+    rewrite_trees: bool = Field(
+        False,
+        description="encode the trees' solutions anew, so that they may come from a model with another tokenizer",
+    )
     min_operations: int = Field(1, description="easiest problem to use, where problems have operations")
     max_operations: int | None = Field(None, description="hardest problem to use")
     limit: int | None = Field(None, ge=1, description="use this many, drawn at random; unset uses all")
@@ -62,8 +66,8 @@ class SolutionData(Config):
             )
         if self.select != RolloutRules() and not self.rollouts:
             raise ConfigError("`select` chooses among `rollouts`, and none are named")
-        if self.trajectories != TrajectoryRules() and not self.trees:
-            raise ConfigError("`trajectories` chooses among those of `trees`, and none are named")
+        if (self.trajectories != TrajectoryRules() or self.rewrite_trees) and not self.trees:
+            raise ConfigError("`trajectories` and `rewrite_trees` are about `trees`, and none are named")
         return self
 
     def needs(self) -> tuple[Need, ...]:
@@ -168,14 +172,25 @@ def _list_sampled(
     for name in (*data.rollouts, *data.trees):
         folder = context.inputs[name]
         policy = load_policy(folder / POLICY)
-        check_same_ids(policy, codec, prompt_format, where=name)
+        is_rewritten = data.rewrite_trees and name in data.trees
+        if is_rewritten:
+            check_same_format(policy, prompt_format, where=name)
+        else:
+            check_same_ids(policy, codec, prompt_format, where=name)
         select = _select_trajectories if name in data.trees else _select_rollouts
         selection = select(data, folder, frozenset(policy.eos_ids), context.seed)
         for reason, count in selection.count_rejected().items():
             rejected[f"{name}: {reason}"] += count
+        questions = {one.id: one.question for one in load_problems(folder / PROBLEMS)} if is_rewritten else {}
         for attempt in selection.kept:
             order = derive_seed("choose", context.name, context.seed, attempt.problem_id, attempt.sample)
-            choices.append(_Choice(order, partial(build_attempt_row, attempt, prompt_weight=prompt_weight)))
+            if is_rewritten:
+                worked = WorkedSolution(attempt.steps, attempt.text)
+                question = questions[attempt.problem_id]
+                build = partial(_build_worked_row, question, worked, prompt_format, codec, prompt_weight)
+            else:
+                build = partial(build_attempt_row, attempt, prompt_weight=prompt_weight)
+            choices.append(_Choice(order, build))
     return choices, dict(rejected)
 
 
