@@ -13,7 +13,7 @@ from itertools import takewhile
 from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, Sampling, Scored
 from ponderosa.formats import PromptFormat
 from ponderosa.identity import derive_seed
-from ponderosa.records import Attempt, Cost, Finish, Step
+from ponderosa.records import Attempt, Cost, Finish, Step, Tree
 from ponderosa.search.draft import (
     Draft,
     add_observation,
@@ -49,6 +49,7 @@ class SearchContext:
     """What every search of one run shares: the policy, how it is asked, how answers are read, and the reward model.
 
     scorer_id: the reward model's; None where there is none, and `Score` is refused.
+    watch: is shown a tree each time before it grows on, for people to look at; no search depends on it.
     """
 
     codec: Codec
@@ -62,6 +63,7 @@ class SearchContext:
     limits: Limits = field(default_factory=Limits)
     scorer_id: str | None = None
     scorer_flops_per_token: float = 0.0
+    watch: Callable[[Tree], None] | None = None
 
 
 def write_solution(

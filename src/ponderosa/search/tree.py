@@ -125,6 +125,8 @@ class SearchTree:
         assert all(node.is_open and not node.children for node in nodes), (
             "a node is expanded once, while open"
         )
+        if self.context.watch is not None:
+            self.context.watch(self.build_record("budget"))
         (expansions,) = yield [
             Gather(
                 [
