@@ -55,7 +55,7 @@ class StepPairRules(Config):
     )
     failures: Failures = Field(
         "answered",
-        description="answered counts solutions with a wrong answer as wrong; any also those without an answer",
+        description="which solutions are wrong: those that answered wrongly, or any that is not right",
     )
     final_positives: int = Field(2, ge=1, description="most right solutions of a problem that are preferred")
     final_negatives: int = Field(

@@ -70,16 +70,19 @@ class Config(StageConfig):
 
     kind: Kind = Field(
         "ppm",
-        description="ppm learns which step is better, orm which solutions are right, q_regression the value of steps",
+        description="what it learns: which of two steps is better (ppm), which solutions are right (orm), or the search's "
+        "value of each step (q_regression)",
     )
     model: str = Field("sft", description="stage whose model it begins as: the policy")
     trees: tuple[str, ...] = Field(min_length=1, description="stages whose trees to learn from")
     rules: StepPairRules = StepPairRules()
     comparison: ComparisonForm = Field(
-        "tanh", description="ppm: what a pair compares, scores squashed to (-1, 1) or scores as they are"
+        "tanh", description="what pairs of a ppm compare: scores squashed to (-1, 1), or scores as they are"
     )
     beta: float = Field(
-        4.0, gt=0, description="ppm: steepness of the comparison; 4 lets tanh reach any odds up to e^8"
+        4.0,
+        gt=0,
+        description="steepness of a ppm's comparison; with tanh the odds of a pair reach exp(2 beta)",
     )
     held_out_frac: float = Field(
         0.1, gt=0, lt=1, description="share of the problems kept for calibration and for accuracy on pairs"
