@@ -7,8 +7,8 @@ with ponderosa.load("path/to/model") as reasoner:
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from ponderosa.formats import PromptFormat, get_format, load_format
 from ponderosa.pipeline import RunOptions, run_recipe
 from ponderosa.planning import find_base, find_recipe, load_recipe
 from ponderosa.progress import SILENT, Progress
-from ponderosa.records import Attempt, Problem, Step
+from ponderosa.records import Attempt, Problem, Step, Tree
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context, run_unit
-from ponderosa.search.solution import Limits, SearchContext
 from ponderosa.search.registry import get_strategy
+from ponderosa.search.requests import SearchResult
+from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.shown_trees import ShownTree, locate_ending
 from ponderosa.verify import Grader
 
 DEFAULT_TEMPERATURE = 0.7
@@ -36,11 +38,15 @@ DEFAULT_TEMPERATURE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What a strategy settled on: the answer, the steps of the attempt it came from, and every attempt."""
+    """What a strategy settled on: the answer, the steps of the attempt it came from, and every attempt.
+
+    tree: what it grew, if it grows a tree, with the place where the attempt ends.
+    """
 
     answer: str | None
     steps: tuple[Step, ...]
     attempts: tuple[Attempt, ...]
+    tree: ShownTree | None = None
 
 
 class Reasoner:
@@ -72,18 +78,19 @@ class Reasoner:
         seed: int = 0,
         temperature: float | None = None,
         max_tokens: int = 512,
+        watch: Callable[[Tree], None] | None = None,
     ) -> Solution:
-        """Solve one question; its code steps run in the sandbox."""
+        """Solve one question; its code steps run in the sandbox.
+
+        watch: is shown the tree each time before it grows, by strategies that grow one.
+        """
         problem = Problem(question=question)
-        context = self._build_context(seed, temperature, max_tokens)
+        context = replace(self._build_context(seed, temperature, max_tokens), watch=watch)
         (result,) = run_unit(self.engine, self.sandbox, [problem], get_strategy(strategy, samples), context)
-        shown = next(
-            (attempt for attempt in result.attempts if attempt.answer_key == result.answer_key),
-            result.attempts[0],
-        )
+        shown = result.chosen or result.attempts[0]
         if shown.finish == "error":
             raise RequestError(shown.error or "the engine refused the question")
-        return Solution(result.answer, shown.steps, result.attempts)
+        return Solution(result.answer, shown.steps, result.attempts, _show_tree(question, result))
 
     def evaluate(
         self,
@@ -133,6 +140,13 @@ class Reasoner:
         sampling = Sampling(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature)
         limits = Limits(max_tokens=max_tokens)
         return build_context(self.engine, self.prompt_format, seed=seed, sampling=sampling, limits=limits)
+
+
+def _show_tree(question: str, result: SearchResult) -> ShownTree | None:
+    if result.tree is None:
+        return None
+    chosen = None if result.chosen is None else locate_ending(result.tree, result.chosen.token_ids)
+    return ShownTree(question, result.tree, chosen=chosen)
 
 
 def load(

@@ -142,8 +142,6 @@ class TreeDrawing:
         self.drawn_at = -DRAW_EVERY_S
 
     def __enter__(self) -> "TreeDrawing":
-        if self.console.is_terminal:
-            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,8 +149,9 @@ class TreeDrawing:
 
     def draw(self, tree: Tree) -> None:
         """Show what has grown, unless something was shown just now."""
-        if not self.live.is_started or time.monotonic() - self.drawn_at < DRAW_EVERY_S:
+        if not self.console.is_terminal or time.monotonic() - self.drawn_at < DRAW_EVERY_S:
             return
+        self.live.start()
         shown = ShownTree(self.question, tree)
         text = render_tree_text(shown, most_lines=self.console.height - 1, is_growing=True)
         self.live.update(text, refresh=True)

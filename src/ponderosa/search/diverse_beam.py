@@ -26,6 +26,7 @@ class DiverseBeam(Strategy):
 
     name: ClassVar[str] = "dvts"
     reward_model: ClassVar[RewardModelUse] = "required"
+    grows_tree: ClassVar[bool] = True
 
     samples: int = Field(16, ge=1, description="candidate steps of a round, over all sub-trees")
     subtrees: int = Field(4, ge=1, description="independent sub-trees")

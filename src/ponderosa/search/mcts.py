@@ -147,6 +147,7 @@ class MCTS(Simulations, Strategy):
 
     name: ClassVar[str] = "mcts"
     reward_model: ClassVar[RewardModelUse] = "optional"
+    grows_tree: ClassVar[bool] = True
 
     answer_by: AnswerBy = ANSWER_BY
 

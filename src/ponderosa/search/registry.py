@@ -56,5 +56,13 @@ def check_reward_model(strategy: Strategy, *, is_given: bool) -> None:
         )
 
 
+def check_grows_tree(name: str) -> None:
+    """Raises ConfigError for a strategy that grows no tree to look at."""
+    strategy = get_strategy(name)
+    if not strategy.grows_tree:
+        growing = ", ".join(name for name, cls in CLASSES.items() if cls.grows_tree)
+        raise ConfigError(f"strategy {name!r} grows no tree to show; use one that does: {growing}")
+
+
 def _list_by_use(*uses: str) -> str:
     return ", ".join(name for name, cls in CLASSES.items() if cls.reward_model in uses)

@@ -29,6 +29,7 @@ class StepBeam(Strategy):
 
     name: ClassVar[str] = "beam"
     reward_model: ClassVar[RewardModelUse] = "optional"
+    grows_tree: ClassVar[bool] = True
 
     samples: int = Field(16, ge=1, description="candidate steps of a round, over the whole beam")
     width: int = Field(4, ge=1, description="partial solutions kept")

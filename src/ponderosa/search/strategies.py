@@ -34,6 +34,7 @@ class Strategy(Config):
 
     name: ClassVar[str]
     reward_model: ClassVar[RewardModelUse] = "none"
+    grows_tree: ClassVar[bool] = False
 
     @property
     def num_attempts(self) -> int:
