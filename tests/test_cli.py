@@ -228,8 +228,10 @@ def test_a_dry_run_shows_the_stages_and_writes_nothing(cli: Cli, tmp_path: Path)
 
     lines = [line.split() for line in output.splitlines()]
     assert code == 0
-    assert lines[0][:4] == ["problems", "solutions", "to", "do"]
-    assert len(lines) == 9
+    assert lines[0][:4] == ["stage", "kind", "state", "folder"]
+    assert lines[1][:4] == ["problems", "solutions", "to", "do"]
+    assert lines[10][0] == "total"
+    assert len(lines) == 12
     assert not (tmp_path / "run").exists()
 
 

@@ -1,11 +1,19 @@
 """Recipes small enough to run in a test, and a checkpoint of somebody else's."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.utils import logging
 
 from ponderosa.config import parse_config
@@ -71,7 +79,22 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
-FOREIGN = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "factor": 128.0,
+    "original_max_position_embeddings": 16,
+}
+FOREIGN = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "phi3": (
+        partial(Phi3Config, rope_parameters=LONG_ROPE, original_max_position_embeddings=16),
+        Phi3ForCausalLM,
+    ),
+}
 
 
 def save_foreign_model(folder: Path, architecture: str = "qwen2") -> Path:

@@ -116,8 +116,8 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
-    from ponderosa.pipeline import RunOptions, check_data, explain_stage, run_recipe
-    from ponderosa.planning import find_base, find_recipe, label_stages, load_recipe, plan_runs
+    from ponderosa.pipeline import RunOptions, run_recipe
+    from ponderosa.planning import find_base, find_recipe, load_recipe
     from ponderosa.tracking import find_trackers
 
     trackers = find_trackers(track or [])
@@ -126,14 +126,7 @@ def run(
     base = find_base(path)
     out = out or Path("runs") / loaded.name
     if dry_run:
-        stages = plan_runs(loaded, base)
-        check_data(stages, base, out)
-        names = label_stages(stages)
-        width = max(24, *map(len, names))
-        for stage, name in zip(stages, names, strict=True):
-            state = "finished" if (out / "stages" / stage.folder_name / "DONE").exists() else "to do"
-            print(f"{name:{width}} {stage.kind:14} {state:9} {stage.folder_name}")
-            log.debug(explain_stage(stage, out))
+        _show_plan(loaded, base, out)
         return
     options = RunOptions(
         device=device,
@@ -317,6 +310,25 @@ def doctor() -> None:
 
     for name, finding in examine_machine().items():
         print(f"{name:18} {finding}")
+
+
+def _show_plan(recipe: Any, base: Path, out: Path) -> None:
+    """The stages of a recipe, what they cost at most, and what is missing."""
+    from ponderosa.pipeline import check_data, estimate_stages, explain_stage, find_missing
+    from ponderosa.planning import label_stages, plan_runs
+    from ponderosa.report.plan import PlanLine, render_plan
+
+    stages = plan_runs(recipe, base)
+    check_data(stages, base, out)
+    lines = []
+    for stage, name, cost in zip(
+        stages, label_stages(stages), estimate_stages(stages, base, out), strict=True
+    ):
+        state = "finished" if (out / "stages" / stage.folder_name / "DONE").exists() else "to do"
+        costs = (cost.train_tokens, cost.sampled_tokens, cost.flops)
+        lines.append(PlanLine(name, stage.kind, state, stage.folder_name, costs))
+        log.debug(explain_stage(stage, out))
+    print("\n".join([render_plan(lines), *find_missing(stages)]))
 
 
 @contextmanager

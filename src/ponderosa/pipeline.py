@@ -14,12 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ponderosa.artifacts import lock_folder, spent_seconds, write_json, write_text
+from ponderosa.artifacts import lock_folder, read_json, spent_seconds, write_json, write_text
 from ponderosa.config import suggest
 from ponderosa.errors import ConfigError, DataError
+from ponderosa.ledger import Ledger
 from ponderosa.planning import PlannedStage, Recipe, label_stages, name_by_content, plan_runs
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
+from ponderosa.stages.estimates import Estimate, estimate_stage
 from ponderosa.stages.stage import PRODUCTS, UNFINISHED, Context, Outcome
 from ponderosa.summary import compute_joint, write_summary
 from ponderosa.tasks.jsonl import JsonlTask
@@ -60,12 +62,14 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
     """Run every unfinished stage of a recipe in `out`, for every seed and arm; the path of its summary.
 
     Raises before anything is written: RunLocked if another process is running in the same folder, ConfigError for an
-    unknown device, DataError as `check_data` does.
+    unknown device or what `find_missing` finds, DataError as `check_data` does.
     """
     from ponderosa.engines.loading import select_device
 
     stages = plan_runs(recipe, base)
     options = replace(options, device=select_device(options.device))
+    if missing := find_missing(stages):
+        raise ConfigError(f"{recipe.name!r} cannot run as it is: {'; '.join(missing)}")
     check_data(stages, base, out)
     with lock_folder(out):
         write_json(out / "recipe.json", describe_recipe(recipe, stages))
@@ -83,6 +87,16 @@ def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Pa
             link_model(out, name, stage)
             write_summary(out, recipe, stages)
         return write_summary(out, recipe, stages, compute_joint(out, recipe, base, stages))
+
+
+def find_missing(stages: Sequence[PlannedStage]) -> list[str]:
+    """What only the user can give and has not, stage by stage, in words."""
+    wanted = {stage.name: stage.config.find_missing() for stage in stages}
+    return [
+        f"stage {name!r} needs --set stages.{name}.{assignment}"
+        for name, assignment in wanted.items()
+        if assignment
+    ]
 
 
 def check_data(stages: Sequence[PlannedStage], base: Path, out: Path) -> None:
@@ -108,6 +122,20 @@ def link_model(out: Path, name: str, stage: PlannedStage) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(Path("..") / "stages" / stage.folder_name / "model")
     os.replace(temporary, link)
+
+
+def estimate_stages(stages: Sequence[PlannedStage], base: Path, out: Path) -> list[Estimate]:
+    """What each stage costs at most, and a finished one did cost. Raises DataError for a problem file or a model
+    directory that does not load."""
+    found: dict[str, Estimate] = {}
+    for stage in stages:
+        upstream = {need: found[folder] for need, folder in stage.inputs.items()}
+        estimate = estimate_stage(stage.kind, stage.config, upstream, base)
+        folder = out / "stages" / stage.folder_name
+        if (folder / "DONE").exists():
+            estimate = estimate.settle(Ledger(**read_json(folder / "manifest.json")["ledger"]))
+        found[stage.folder_name] = estimate
+    return list(found.values())
 
 
 def explain_stage(stage: PlannedStage, out: Path) -> str:

@@ -239,8 +239,10 @@ def _place_base(recipe: Recipe) -> Iterator[dict[str, Any]]:
             f"recipe {recipe.name!r} has no stage named 'base' for base={recipe.base} to replace"
         )
     for entry in recipe.stages:
-        is_replaced = recipe.base is not None and entry.get("name") == "base"
-        yield {"name": "base", "use": "import_model", "path": recipe.base} if is_replaced else entry
+        if recipe.base is not None and entry.get("name") == "base":
+            kept = entry if entry.get("use") == "import_model" else {"name": "base", "use": "import_model"}
+            entry = {**kept, "path": recipe.base}
+        yield entry
 
 
 def _plan_stage(
