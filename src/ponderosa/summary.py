@@ -1,6 +1,6 @@
 """A run's results in one file, summary.json.
 
-    every finished evaluation's rows and paired tests, as its stage wrote them
+    the rows and paired tests of every finished stage that measures, as it wrote them
     once all are finished: what the training seeds show together, and the arms of a sweep against the first
 
 The first part is read and copied, so it is written again after every stage; the second loads every attempt.
@@ -27,11 +27,15 @@ from ponderosa.records import SCHEMA
 from ponderosa.stages.evaluate import Config as EvaluateConfig
 from ponderosa.stages.evaluate import SuiteConfig, draw_problems, load_earlier
 
+MEASURING = ("evaluate", "step_errors")
+"""Stages that leave rows.json and tests.json. Only `evaluate` has values over training seeds and arms."""
+
 
 def write_summary(
     out: Path, recipe: Recipe, stages: Sequence[PlannedStage], joint: Mapping[str, list[Row]] | None = None
 ) -> Path:
-    """Write summary.json: the finished evaluations' rows and tests, then those of `joint` (see `compute_joint`)."""
+    """Write summary.json: rows and tests of the finished stages that measure, then those of `joint` (see
+    `compute_joint`)."""
     joint = joint or {}
     rows: list[Row] = []
     tests: list[Row] = []
@@ -147,8 +151,8 @@ def _is_end(name: str, arm: Arm | None, stages: Sequence[PlannedStage]) -> bool:
 def _list_finished(
     out: Path, recipe: Recipe, stages: Sequence[PlannedStage]
 ) -> Iterator[tuple[str | None, PlannedStage]]:
-    """Finished evaluations by arm; one that several arms share comes once for each."""
-    done = [s for s in stages if s.kind == "evaluate" and (out / "stages" / s.folder_name / "DONE").exists()]
+    """Finished stages that measure, by arm; one that several arms share comes once for each."""
+    done = [s for s in stages if s.kind in MEASURING and (out / "stages" / s.folder_name / "DONE").exists()]
     arms: list[str | None] = [arm.arm for arm in recipe.sweep]
     for arm in arms or [None]:
         yield from ((arm, stage) for stage in done if arm is None or arm in stage.arms)

@@ -104,6 +104,23 @@ def is_found(solution: ScoredSteps, rule: Rule, threshold: float) -> bool:
     return find_first_error(compute_signals(solution, rule), threshold) == solution.first_error
 
 
+def measure(solutions: Iterable[ScoredSteps], rule: Rule, threshold: float) -> dict[str, Figure]:
+    """The figures by their names, those that the solutions allow: `correct_accuracy` takes correct ones,
+    `erroneous_accuracy` erroneous ones, `first_error_f1` both; `first_error_accuracy` is over all of them."""
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for solution in solutions:
+        found[solution.first_error is None].append(is_found(solution, rule, threshold))
+    correct, erroneous = found[True], found[False]
+    figures = {"first_error_accuracy": compute_share(erroneous + correct)}
+    if erroneous and correct:
+        figures["first_error_f1"] = compute_f1(erroneous, correct)
+    if erroneous:
+        figures["erroneous_accuracy"] = compute_share(erroneous)
+    if correct:
+        figures["correct_accuracy"] = compute_share(correct)
+    return figures
+
+
 def compute_share(outcomes: Sequence[bool]) -> Figure:
     """A share of right-or-wrong outcomes with its Wilson interval."""
     return Figure(

@@ -117,6 +117,7 @@ STAGES = {
     "dpo": "a model trained to prefer the better rollout of each pair",
     "rl": "a model trained on its own attempts by policy gradients with verifiable rewards",
     "evaluate": "a model measured on suites, with intervals and paired tests",
+    "step_errors": "a reward model measured by the first wrong steps it finds in labelled solutions",
 }
 
 PRODUCTS = {
@@ -135,6 +136,7 @@ PRODUCTS = {
     "dpo": "model",
     "rl": "model",
     "evaluate": "evaluation",
+    "step_errors": "step_errors",
 }
 """What a stage of each kind leaves for others."""
 
