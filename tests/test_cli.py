@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -104,7 +105,15 @@ def test_failed_work_is_1(cli: Cli, tmp_path: Path) -> None:
             ["unknown key 'epocs'", "did you mean 'epochs'"],
         ),
         (["run", "quickstart-tiny", "--set", "stages.stf.epochs=2"], ["did you mean 'sft'"]),
-        (["run", "nowhere.yaml"], ["no such file: nowhere.yaml"]),
+        (["run", "nowhere.yaml"], ["no such file: nowhere.yaml; nearest in "]),
+        (
+            ["run", "quickstart-tiny", "--set", "stages.sft.epochs=two"],
+            ["stage 'sft'", "'epochs' (passes over the solutions) must be a whole number, seen 'two'"],
+        ),
+        (
+            ["run", "quickstart-tiny", "--set", "stages.evaluate-sft.suites.0.suite=quantites"],
+            ["no suite 'quantites'; did you mean 'quantities'"],
+        ),
         (["run", "quickstart-tiny", "--device", "tpu", "--out", "/dev/null/x"], ["'tpu'", "cpu"]),
         (["run", "quickstart-tiny", "--track", "tensorbord"], ["did you mean 'tensorboard'", "wandb"]),
         (["run", "quickstart-tiny", "--dtype", "int8"], ["no dtype 'int8'", "bfloat16"]),
@@ -113,10 +122,20 @@ def test_failed_work_is_1(cli: Cli, tmp_path: Path) -> None:
         (["list", "task"], ["nothing is listed under 'task'", "did you mean 'tasks'"]),
         (["sandbox", "nowhere.py"], ["cannot read nowhere.py"]),
         (["sandbox", "x.py", "--tier", "mnoty"], ["no sandbox tier 'mnoty'", "did you mean 'monty'"]),
-        (["report", "nowhere"], ["nowhere is not a run folder"]),
+        (["report", "nowhere"], ["no such run folder: nowhere"]),
+        (["report", "."], [". is no run folder: it has no stages", "runs/RECIPE"]),
+        (["list"], ["Missing argument", "tasks, suites, strategies, engines, stages or recipes"]),
+        (
+            ["evaluate", "m"],
+            ["Missing option '--suite'", "quickstart, quantities, gsm8k", "list suites", "FILE.jsonl"],
+        ),
+        (["solve"], ["Missing argument", "A model directory", "`ponderosa solve --help`"]),
         (["grade", "nowhere.jsonl", "--out", "x"], ["nowhere.jsonl"]),
         (["grade"], ["file"]),
-        (["frobnicate"], ["frobnicate"]),
+        (
+            ["frobnicate"],
+            ["frobnicate", "Commands: run, solve, evaluate, grade, sandbox, report, list, doctor"],
+        ),
         (["solve", "a", "b", "--samples", "0"], ["--samples", "greater than or equal to 1"]),
     ],
 )
@@ -316,18 +335,24 @@ def test_sandbox_prints_one_json_object(
         assert shown["output"] == f"{2**100}\n"
 
 
-def test_grade_adds_its_keys_and_keeps_order_and_other_keys(cli: Cli, tmp_path: Path) -> None:
+def test_grade_adds_its_keys_keeps_the_rest_and_exits_1_for_rows_it_cannot_grade(
+    cli: Cli, tmp_path: Path
+) -> None:
     rows = [{"id": 7, "gold": "1/2", "candidate": "0.5"}, {"gold": "3", "candidate": "4", "note": "é"}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
 
     code, output, errors = cli("grade", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
 
     graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert code == 0
-    assert output.startswith("2 rows, 1 equal")
-    assert "not graded in.jsonl:3" in errors
+    assert code == 1
+    assert output.startswith("2 rows, 1 equal, 0 undecided, 1 more not graded, written to ")
+    assert errors.startswith("not graded in.jsonl:3: not JSON")
     assert "not JSON" in graded.pop()["error"]
     assert [row["equal"] for row in graded] == [True, False]
+    (tmp_path / "good.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    code, output, errors = cli("grade", tmp_path / "good.jsonl", "--out", tmp_path / "out.jsonl")
+    assert (code, errors) == (0, "")
+    assert "not graded" not in output
     for row, source in zip(graded, rows, strict=True):
         assert {key: row[key] for key in source} == source
         assert set(row) == {*source, "equal", "reason", "ms"}
@@ -415,7 +440,7 @@ def test_evaluate_takes_the_options_of_a_task(model: Path, cli: Cli, tmp_path: P
         ("--format", "plian", "unknown prompt format 'plian'"),
         ("--strategy", "greddy", "did you mean 'greedy'"),
         ("--dtype", "int8", "unknown dtype 'int8'"),
-        ("--device", "tpu", "device 'tpu' is not available"),
+        ("--device", "gpu", "no device 'gpu'; allowed: auto, cpu, cuda, mps (on this machine: auto, cpu"),
     ],
 )
 def test_a_wrong_option_of_solve_is_2(option: str, value: str, said: str, model: Path, cli: Cli) -> None:
@@ -432,11 +457,49 @@ def test_a_question_longer_than_the_context_is_2(model: Path, cli: Cli) -> None:
     assert "context" in errors
 
 
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_2(question: str, model: Path, cli: Cli) -> None:
+    code, output, errors = cli("solve", model, question)
+
+    assert (code, output) == (2, "")
+    assert "the question is empty" in errors
+
+
 def test_a_suite_that_is_no_suite_is_2(model: Path, cli: Cli) -> None:
     code, _, errors = cli("evaluate", model, "--suite", "quantites")
 
     assert code == 2
-    assert "quantities" in errors
+    assert "no suite 'quantites'; did you mean 'quantities'? (allowed: gsm8k, " in errors
+    assert errors.endswith("also gym/NAME, FILE.jsonl, FILE.py:NAME\n")
+
+
+def test_a_folder_around_a_model_and_a_misspelt_one_are_2_and_name_the_model(model: Path, cli: Cli) -> None:
+    stage, run = model.parent, model.parents[2]
+    for seen, said in (
+        (stage, f"inside it there is {model}"),
+        (run, f"inside it there is {run / 'models' / 'base'}"),
+        (run / "models" / "bsae", f"did you mean '{run / 'models' / 'base'}'?"),
+        (run / "modles" / "base", f"did you mean '{run / 'models' / 'base'}'?"),
+        (model / "config.json", "no model directory"),
+    ):
+        code, _, errors = cli("solve", seen, "1 + 1?")
+        assert code == 2
+        assert said in errors
+
+
+def test_the_version_is_that_of_the_package(cli: Cli) -> None:
+    assert cli("--version") == (0, f"ponderosa {version('ponderosa')}\n", "")
+
+
+def test_a_record_of_a_run_gets_no_report(cli: Cli, tmp_path: Path) -> None:
+    for name in ("manifest.json", "summary.json"):
+        (tmp_path / name).write_text("{}")
+
+    code, output, errors = cli("report", tmp_path)
+
+    assert (code, output) == (2, "")
+    assert "is a record" in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "summary.json"]
 
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[red]bold\u202e\r\x9b31m"

@@ -1,12 +1,13 @@
 """Configuration: what is wrong is named, with what was seen, what is allowed and the nearest name."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field
 
-from ponderosa.config import Config, load_yaml, parse_config, set_path
+from ponderosa.config import Config, load_yaml, parse_config, set_path, suggest_path
 from ponderosa.errors import ConfigError
 from ponderosa.identity import content_hash, derive_seed, hash_directory
 
@@ -32,8 +33,8 @@ class Tree(Config):
         ({"name": "a", "leaves": [{}, {"widht": 2}]}, "'leaves.1.widht'; did you mean 'width'"),
         ({"name": "a", "named": {"x": {"widht": 2}}}, "'named.x.widht'; did you mean 'width'"),
         ({"name": "a", "maybe": {"widht": 2}}, "'maybe.widht'; did you mean 'width'"),
-        ({"name": "a", "leaf": {"width": 0}}, "'leaf.width': .*greater than or equal to 1, seen 0"),
-        ({"name": "a", "leaf": {"width": "wide"}}, "'leaf.width': .*integer.*seen 'wide'"),
+        ({"name": "a", "leaf": {"width": 0}}, "'leaf.width'.* must be greater than or equal to 1, seen 0"),
+        ({"name": "a", "leaf": {"width": "wide"}}, "'leaf.width'.* must be a whole number, seen 'wide'"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict[str, Any], message: str) -> None:
@@ -118,6 +119,51 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         load_yaml(tmp_path / "r.yaml")
     with pytest.raises(ConfigError, match="not a readable text file"):
         load_yaml(tmp_path)
+
+
+class Kinds(Config):
+    rate: float = 0.0
+    on: bool = False
+    title: str = ""
+    leaves: tuple[Leaf, ...] = ()
+    leaf: Leaf = Leaf()
+    options: dict[str, int] = Field(default_factory=dict)
+    kind: Literal["a", "b"] = Field("a", description="which of the two.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("rate", "fast", "'rate' must be a number, seen 'fast'"),
+        ("on", 7, "'on' must be true or false, seen 7"),
+        ("title", 7, "'title' must be text, seen 7"),
+        ("leaves", "x", "'leaves' must be a list, seen 'x'"),
+        ("leaf", 7, "'leaf' must be a mapping of keys to values, seen 7"),
+        ("options", 7, "'options' must be a mapping of keys to values, seen 7"),
+        ("kind", "c", "'kind' (which of the two) must be 'a' or 'b', seen 'c'"),
+    ],
+)
+def test_what_a_value_must_be_is_said_in_plain_words(key: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"here: {said}")):
+        parse_config(Kinds, {key: value}, where="here")
+
+
+def test_a_path_that_leads_nowhere_is_answered_with_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "report.html").touch()
+
+    said = {
+        name: suggest_path(tmp_path / name)
+        for name in ("runs/quickstrat/report.html", "run/other", "runs/zzz", "runs/quickstart/report.html/x")
+    }
+
+    near = tmp_path / "runs" / "quickstart" / "report.html"
+    assert list(said.values()) == [
+        f"; did you mean {str(near)!r}?",
+        f"; did you mean {str(tmp_path / 'runs')!r}?",
+        f"; nearest in {tmp_path / 'runs'}: quickstart",
+        f"; {near} is no folder",
+    ]
 
 
 def test_yaml_makes_no_objects(tmp_path: Path) -> None:

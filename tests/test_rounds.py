@@ -113,7 +113,7 @@ def test_arms_and_extensions_speak_of_the_written_out_stages(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rounds": 0}, "recipe.yaml: repeat: 'rounds': .*greater than or equal to 1"),
+        ({"rounds": 0}, "recipe.yaml: repeat: 'rounds' .*greater than or equal to 1"),
         ({"round": 3}, "unknown key 'round'; did you mean 'rounds'"),
         ({"previous": None}, "'previous'"),
         ({"stages": [{**ASKED, "name": "rolled"}]}, r"write \{round\} into it, .*seen 'rolled'"),

@@ -78,7 +78,7 @@ def test_a_duplicate_id_is_quarantined_naming_the_first(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_an_error_of_the_request(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         load_jsonl(tmp_path / "absent.jsonl")
     (tmp_path / "broken.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:20])
     with pytest.raises(DataError, match=r"broken\.jsonl\.gz"):

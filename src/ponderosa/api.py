@@ -16,11 +16,12 @@ from ponderosa.artifacts import Journal
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
-from ponderosa.errors import DataError, RequestError
+from ponderosa.errors import RequestError
 from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.suites import load_suite
 from ponderosa.evaluation.summary import RowContext, summarise
 from ponderosa.formats import PromptFormat, get_format, load_format
+from ponderosa.model_directory import check_model_directory
 from ponderosa.pipeline import RunOptions, run_recipe
 from ponderosa.planning import find_base, find_recipe, load_recipe
 from ponderosa.progress import SILENT, Progress
@@ -80,10 +81,12 @@ class Reasoner:
         max_tokens: int = 512,
         watch: Callable[[Tree], None] | None = None,
     ) -> Solution:
-        """Solve one question; its code steps run in the sandbox.
+        """Solve one question; its code steps run in the sandbox. Raises RequestError if there is nothing to solve.
 
         watch: is shown the tree each time before it grows, by strategies that grow one.
         """
+        if not question.strip():
+            raise RequestError('the question is empty; say what to solve, for example "What is 3 + 4?"')
         problem = Problem(question=question)
         context = replace(self._build_context(seed, temperature, max_tokens), watch=watch)
         (result,) = run_unit(self.engine, self.sandbox, [problem], get_strategy(strategy, samples), context)
@@ -163,8 +166,7 @@ def load(
     Raises DataError if the folder holds no model, ConfigError for an unknown format or device.
     """
     folder = Path(model)
-    if not folder.is_dir():
-        raise DataError(f"no such model directory: {folder}")
+    check_model_directory(folder)
     chosen = get_format(prompt_format) if prompt_format else load_format(folder)
     engine = load_engine(folder, device=device, dtype="float32" if dtype == "auto" else dtype)
     return Reasoner(engine, chosen, folder.name, workers)

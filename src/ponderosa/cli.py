@@ -66,13 +66,30 @@ Strategy = Annotated[str, typer.Option("--strategy", help="greedy, sample or maj
 Samples = Annotated[int, typer.Option("--samples", min=1, help="Solutions per problem (sample, majority).")]
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"ponderosa {version('ponderosa')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _accept_common_options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, help="Print the version and end.", callback=_show_version),
+    ] = False,
+) -> None: ...
+
+
 def main() -> NoReturn:
     """Entry point: runs a command and turns errors into exit codes."""
     signal.signal(signal.SIGTERM, _exit_on_term)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[StderrHandler()])
     log.setLevel(logging.NOTSET)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ponderosa", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except PonderosaError as error:
@@ -81,7 +98,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except Exception as error:
         if _is_usage_error(error):
-            print(f"error: {show_controls(error.format_message())}", file=sys.stderr)  # type: ignore[attr-defined]
+            print(f"error: {show_controls(_explain_usage(error))}", file=sys.stderr)
             sys.exit(2)
         raise
     if code == INTERRUPTED:
@@ -146,7 +163,7 @@ def run(
 
 @app.command()
 def solve(
-    model: Annotated[Path, typer.Argument(help="A model directory.")],
+    model: Annotated[Path, typer.Argument(help="A model directory, such as runs/quickstart/models/sft.")],
     question: Annotated[str, typer.Argument(help="The question.")],
     strategy: Strategy = "greedy",
     samples: Samples = 8,
@@ -181,8 +198,14 @@ def solve(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model directory.")],
-    suite: Annotated[str, typer.Option("--suite", help="A suite's name (see `list suites`) or FILE.jsonl.")],
+    model: Annotated[Path, typer.Argument(help="A model directory, such as runs/quickstart/models/sft.")],
+    suite: Annotated[
+        str,
+        typer.Option(
+            "--suite",
+            help="quickstart, quantities, gsm8k, svamp, math500, gym/NAME (all: `ponderosa list suites`) or FILE.jsonl.",
+        ),
+    ],
     strategy: Strategy = "greedy",
     samples: Samples = 8,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most problems to draw.")] = None,
@@ -234,16 +257,22 @@ def grade(
     quiet: Quiet = False,
     _: Verbose = False,
 ) -> None:
-    """Grade answers: adds "equal", "reason" and "ms" to each row; keeps order and other keys."""
+    """Grade answers: adds "equal", "reason" and "ms" to each row; keeps order and other keys.
+
+    Exit code 1 if there are rows that cannot be graded: each is named, with its reason, and the others are graded.
+    """
     from ponderosa.console import build_progress
     from ponderosa.verify import grade_file
 
     graded = grade_file(file, out, progress=build_progress(quiet=quiet))
     for bad in graded.bad_lines:
         print(show_controls(f"not graded {bad.file}:{bad.line}: {bad.reason}"), file=sys.stderr)
+    left_out = f", {len(graded.bad_lines)} more not graded" if graded.bad_lines else ""
     print(
-        f"{graded.num_rows} rows, {graded.num_equal} equal, {graded.num_undecided} undecided, written to {out}"
+        f"{graded.num_rows} rows, {graded.num_equal} equal, {graded.num_undecided} undecided{left_out}, written to {out}"
     )
+    if graded.bad_lines:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -255,15 +284,18 @@ def sandbox(
     _: Verbose = False,
 ) -> None:
     """Run a file in the sandbox; prints one JSON object: outcome, output, error, ms, tier."""
-    from ponderosa.config import suggest
+    from ponderosa.config import suggest, suggest_path
     from ponderosa.sandbox import TIERS, Sandbox
 
     if tier is not None and tier not in TIERS:
         raise RequestError(f"no sandbox tier {tier!r}{suggest(tier, TIERS)}")
     try:
         code = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {file}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{file} is not UTF-8 text: {error}") from None
+    except OSError as error:
+        near = "" if file.exists() else suggest_path(file)
+        raise RequestError(f"cannot read {file}: {error.strerror or error}{near}") from None
     with Sandbox(tiers=(tier,) if tier else TIERS, workers=1) as box:
         execution = box.run_steps([code])[0]
     shown = {
@@ -282,10 +314,22 @@ def report(
     _: Verbose = False,
 ) -> None:
     """Write the report of a run: one self-contained HTML page."""
+    from ponderosa.config import suggest_path
     from ponderosa.report.page import write_report
 
-    if not run_dir.is_dir():
-        raise RequestError(f"{run_dir} is not a run folder")
+    if not run_dir.exists():
+        raise RequestError(f"no such run folder: {run_dir}{suggest_path(run_dir)}")
+    if not (run_dir / "stages").is_dir():
+        is_record = (run_dir / "summary.json").is_file()
+        what = (
+            "a record: what a run came to, without its stages"
+            if is_record
+            else "no run folder: it has no stages"
+        )
+        raise RequestError(
+            f"{run_dir} is {what}; a report is made of a run's stages, by default in runs/RECIPE "
+            "(`ponderosa run RECIPE` makes one)"
+        )
     print(write_report(run_dir))
 
 
@@ -346,3 +390,17 @@ def _exit_on_term(*_: object) -> NoReturn:
 
 def _is_usage_error(error: Exception) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _explain_usage(error: Any) -> str:
+    """What the command line library found wrong, what it takes instead, and where the rest is said."""
+    said = error.format_message()
+    sentences = [said if said.endswith((".", "?")) else f"{said}."]
+    if meaning := getattr(getattr(error, "param", None), "help", None):
+        sentences.append(f"It takes: {meaning}")
+    context = getattr(error, "ctx", None)
+    if commands := getattr(getattr(context, "command", None), "commands", None):
+        sentences.append(f"Commands: {', '.join(commands)}.")
+    if context is not None:
+        sentences.append(f"See `{context.command_path} --help`.")
+    return " ".join(sentences)

@@ -44,6 +44,18 @@ def _complete(default: "Config", value: Any) -> Any:
     return values
 
 
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+"""What a value must be, by what pydantic calls it."""
+
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
@@ -62,7 +74,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return _copy(yaml.safe_load(path.read_text("utf-8")))
     except FileNotFoundError:
-        raise ConfigError(f"no such file: {path}") from None
+        raise ConfigError(f"no such file: {path}{suggest_path(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a readable text file: {error}") from None
     except yaml.YAMLError as error:
@@ -125,17 +137,40 @@ def suggest(seen: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
     return f"{hint} (allowed: {', '.join(names)})"
 
 
+def suggest_path(path: Path) -> str:
+    """The tail of an error message about a path that leads nowhere: what there is where it goes wrong."""
+    missing, rest = path, Path()
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing, rest = missing.parent, missing.name / rest
+    try:
+        names = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return ""
+    if missing.name in names:
+        return f"; {missing} is no folder"
+    for name in difflib.get_close_matches(missing.name, names, n=1):
+        near = missing.parent / name
+        return f"; did you mean {str(near / rest if (near / rest).exists() else near)!r}?"
+    nearest = difflib.get_close_matches(missing.name, names, cutoff=0)
+    return f"; nearest in {missing.parent.resolve()}: {', '.join(nearest) or 'nothing, it is empty'}"
+
+
 def _explain(model: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     path = ".".join(location)
-    if not location and problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+    if problem["type"] == "value_error":
+        return f"{path!r}: {problem['ctx']['error']}" if location else str(problem["ctx"]["error"])
+    owner = _model_at(model, location[:-1])
     if problem["type"] == "extra_forbidden":
-        owner = _model_at(model, location[:-1])
         return f"unknown key {path!r}" + (suggest(location[-1], owner.model_fields) if owner else "")
+    field = owner.model_fields.get(location[-1]) if owner and location else None
+    meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
     if problem["type"] == "missing":
-        return f"{path!r} is required"
-    return f"{path!r}: {problem['msg']}, seen {problem['input']!r}"
+        return f"{path!r}{meaning} is required"
+    kind, _, fault = problem["type"].partition("_")
+    is_kind = kind in KINDS and fault in {"type", "parsing", "from_float", "attributes_type"}
+    wanted = KINDS[kind] if is_kind else problem["msg"].removeprefix("Input should be ")
+    return f"{path!r}{meaning} must be {wanted}, seen {problem['input']!r}"
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:

@@ -17,19 +17,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from ponderosa.artifacts import write_json
+from ponderosa.config import suggest_path
 from ponderosa.errors import DataError
 from ponderosa.formats import FORMAT_FILE, PromptFormat
 
 
 def check_model_directory(folder: Path) -> None:
-    """Raises DataError unless the folder holds a configuration and safetensors weights."""
+    """Raises DataError, naming models nearby, unless the folder holds a configuration and safetensors weights."""
+    if not folder.exists():
+        raise DataError(f"no such model directory: {folder}{suggest_path(folder)}")
+    if _holds_model(folder):
+        return
+    inside = sorted(str(path) for depth in ("*", "*/*") for path in folder.glob(depth) if _holds_model(path))
+    if inside:
+        raise DataError(f"{folder} is no model directory; inside it there is {', '.join(inside)}")
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is no model directory: it has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise DataError(
-            f"{folder} holds no *.safetensors; other weight formats can run code and are not loaded: "
-            "convert them first"
-        )
+    raise DataError(
+        f"{folder} holds no *.safetensors; other weight formats can run code and are not loaded: convert them first"
+    )
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
 def load_model(

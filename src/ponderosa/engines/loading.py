@@ -15,6 +15,7 @@ from ponderosa.reward_model_directory import load_reward_model
 
 log = logging.getLogger(__name__)
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -79,8 +80,9 @@ def select_device(name: str) -> str:
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(device for device, available in has.items() if available)
-    if name not in has or not has[name]:
-        raise ConfigError(
-            f"device {name!r} is not available; here there is: {', '.join(d for d, on in has.items() if on)}"
-        )
+    here = ", ".join(device for device in DEVICES if has.get(device, device == "auto"))
+    if name not in DEVICES:
+        raise ConfigError(f"no device {name!r}; allowed: {', '.join(DEVICES)} (on this machine: {here})")
+    if not has[name]:
+        raise ConfigError(f"device {name!r} is not available; on this machine: {here}")
     return name

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ponderosa.config import suggest_path
 from ponderosa.errors import DataError
 
 
@@ -87,6 +88,8 @@ def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if path.name.endswith(".gz") else data
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}{suggest_path(path)}") from None
     except OSError as error:  # includes gzip.BadGzipFile
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (EOFError, zlib.error) as error:

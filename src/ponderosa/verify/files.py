@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ponderosa.config import suggest_path
 from ponderosa.errors import DataError
 from ponderosa.progress import SILENT, Progress, track
 from ponderosa.verify.grader import Grader
@@ -47,7 +48,8 @@ def grade_file(
     Raises DataError for a file that cannot be read or an output that would overwrite it, WorkerLost.
     """
     if not in_path.is_file():
-        raise DataError(f"{in_path} is not a file; give a JSONL file of gold and candidate")
+        near = "" if in_path.exists() else suggest_path(in_path)
+        raise DataError(f'{in_path} is not a file; give JSON Lines with "gold" and "candidate"{near}')
     if out_path.exists() and out_path.samefile(in_path):
         raise DataError(f"{out_path} is the input; give another path for the output")
     owned = Grader() if grader is None else grader
