@@ -18,12 +18,14 @@ def start_value(node: SearchNode) -> None:
 
 
 def back_up(node: SearchNode, value: float) -> None:
-    """Add the value of the solution that ends here, in [-1, 1], to it and all before it, the root included."""
+    """Add the value of the solution that ends here, in [-1, 1], to it and all before it, the root included: once for
+    every candidate that was written so and has not been counted."""
     assert not node.is_open, "only solutions that ended are backed up"
     assert -1 <= value <= 1, value
+    num_new = node.multiplicity - node.visits
     for step in node.lineage:
-        step.visits += node.multiplicity
-        step.total += node.multiplicity * value
+        step.visits += num_new
+        step.total += num_new * value
 
 
 def close(node: SearchNode, closed: set[SearchNode]) -> None:

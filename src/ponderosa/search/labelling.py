@@ -29,6 +29,11 @@ class TreeSearch(Simulations):
 
     name: ClassVar[str] = "tree_search"
 
+    widen: bool = Field(
+        True,
+        description="while no solution is right and nothing is left to expand, go down once more and draw further "
+        "candidates behind each step",
+    )
     extra_simulations: int = Field(0, ge=0, description="more of them while no solution is right")
     target: int | None = Field(
         None, ge=1, description="right solutions that are enough; null never stops early"
@@ -59,10 +64,15 @@ class TreeSearch(Simulations):
             verdicts.update(zip(ended, given, strict=True))
             return [1.0 if verdict.correct else FAILED for verdict in given]
 
-        def find_end(num_simulations: int) -> TreeEnd | None:
-            return self._find_end(sum(verdict.correct for verdict in verdicts.values()), num_simulations)
+        def count_right() -> int:
+            return sum(verdict.correct for verdict in verdicts.values())
 
-        end, num_simulations = yield from self.run(tree, evaluate, find_end)
+        end, num_simulations = yield from self.run(
+            tree,
+            evaluate,
+            lambda count: self._find_end(count_right(), count),
+            lambda: self.widen and not count_right(),
+        )
         if self._is_suspicious(tree, verdicts):
             end = "suspicious"
         places = {place: verdicts[node] for place, node in enumerate(tree.nodes) if node in verdicts}

@@ -8,6 +8,9 @@
 Several simulations may be in flight. They advance in rounds: their expansions are one yield, backed up in the order
 they were asked for; where the others are weighs as virtual losses. How deep a tree may grow is `Limits.max_steps`.
 
+A policy that is sure of itself leaves little to expand: a tree is closed when every step leads to ends alone. `widen`
+then draws further candidates, from the root downwards, until something new is found or the way ends.
+
 In `MCTS` values come from a reward model, and no gold answer is in reach: a solution is worth its score and decides by
 it. Without a reward model it is worth nothing, only where solutions fail is learnt, and a vote decides. The search
 that knows right from wrong is in `labelling`.
@@ -48,6 +51,10 @@ class Simulations(Config):
     max_visits: int | None = Field(
         None, ge=1, description="a step with so many visits is not visited again; null for no limit"
     )
+    widen: bool = Field(
+        False,
+        description="where nothing is left to expand, go down once more and draw further candidates behind each step",
+    )
     token_budget: int | None = Field(
         None,
         ge=1,
@@ -61,7 +68,7 @@ class Simulations(Config):
     )
 
     def run(
-        self, tree: SearchTree, evaluate: Evaluate, find_end: FindEnd
+        self, tree: SearchTree, evaluate: Evaluate, find_end: FindEnd, may_widen: Callable[[], bool]
     ) -> Generator[list[Request], list[Reply], tuple[TreeEnd, int]]:
         """Grow a tree; why it ended, and after how many simulations."""
         closed: set[SearchNode] = set()
@@ -76,35 +83,64 @@ class Simulations(Config):
                 if leaf is None:
                     break
                 leaves.append(leaf)
-            if not leaves:
+            if not leaves and not may_widen():
                 return "closed", num_simulations
-            leaves = leaves[: 1 if is_spent else None]
+            leaves = (leaves or [tree.root])[: 1 if is_spent else None]
             grown = yield from tree.expand(leaves, 1 if is_spent else self.candidates)
-            yield from self._back_up([child for children in grown for child in children], evaluate, closed)
+            yield from self._take_up(leaves, grown, evaluate, closed)
             going_on: list[SearchNode] = []
-            for leaf, children in zip(leaves, grown, strict=True):
-                is_answered = any(child.answer is not None for child in children)
-                below = None if is_answered else select_leaf(leaf, self.selection, closed, going_on)
+            for leaf, new in zip(leaves, grown, strict=True):
+                below = self._find_below(leaf, new, closed, going_on)
                 going_on += [] if below is None else [below]
             num_simulations += len(leaves) - len(going_on)
             leaves = going_on
         return end, num_simulations
 
-    def _back_up(
-        self, children: Sequence[SearchNode], evaluate: Evaluate, closed: set[SearchNode]
+    def _take_up(
+        self,
+        leaves: Sequence[SearchNode],
+        grown: Sequence[Sequence[SearchNode]],
+        evaluate: Evaluate,
+        closed: set[SearchNode],
     ) -> Generator[list[Request], list[Reply], None]:
-        """Take up new steps: the pseudo-visits of those that can go on, the values of those that ended."""
-        ended = [child for child in children if not child.is_open]
-        values = yield from evaluate(ended)
-        for child in children:
+        """Value what expansions brought: the steps that can go on, and the solutions that ended, known ones that were
+        written again among them."""
+        new = [child for children in grown for child in children]
+        ended = [child for child in new if not child.is_open]
+        values = dict(zip(ended, (yield from evaluate(ended)), strict=True))
+        for leaf, children in zip(leaves, grown, strict=True):
+            if leaf in closed and any(child.is_open for child in children):
+                closed.difference_update(leaf.lineage)
+        for child in new:
             start_value(child)
-        for node, value in zip(ended, values, strict=True):
+        for node in (child for leaf in leaves for child in leaf.children if not child.is_open):
             close(node, closed)
             if self.count_failures or not node.is_dead:
-                back_up(node, value)
-        for step in (step for node in ended for step in node.path):
-            if self.max_visits is not None and step.visits >= self.max_visits:
-                close(step, closed)
+                back_up(node, values.get(node, node.value))
+        for step in (step for leaf in leaves for step in leaf.path if self._is_full(step)):
+            close(step, closed)
+
+    def _find_below(
+        self,
+        leaf: SearchNode,
+        new: Sequence[SearchNode],
+        closed: Set[SearchNode],
+        in_flight: Sequence[SearchNode],
+    ) -> SearchNode | None:
+        """Where a simulation goes on from a node that it expanded; None if it has come to its end.
+
+        Where a node was expanded before and nothing new can go on, that is a step whose candidates are known, too.
+        """
+        if any(child.answer is not None for child in new):
+            return None
+        below = select_leaf(leaf, self.selection, closed, in_flight)
+        known = [child for child in leaf.children if child.is_open and not self._is_full(child)]
+        if below is None and len(new) < len(leaf.children) and known:
+            return _select_child(self.selection, leaf, known, Counter())
+        return below
+
+    def _is_full(self, step: SearchNode) -> bool:
+        return self.max_visits is not None and step.visits >= self.max_visits
 
 
 def select_leaf(
@@ -122,15 +158,15 @@ def select_leaf(
     while node not in taken:
         if not node.children:
             return node
-        node = _select_child(rule, node, taken, losses)
+        children = [child for child in node.children if child not in taken]
+        node = _select_child(rule, node, children, losses)
     return None
 
 
 def _select_child(
-    rule: SelectionRule, parent: SearchNode, taken: Set[SearchNode], losses: Counter[SearchNode]
+    rule: SelectionRule, parent: SearchNode, children: Sequence[SearchNode], losses: Counter[SearchNode]
 ) -> SearchNode:
-    """The child with the highest score, of equals the one drawn first."""
-    children = [child for child in parent.children if child not in taken]
+    """Of some children of a node the one with the highest score, of equals the one drawn first."""
     visits = [child.visits + losses[child] for child in children]
     totals = [child.total - losses[child] for child in children]
     scores = rule.compute_scores(
@@ -161,7 +197,10 @@ class MCTS(Simulations, Strategy):
         """The tree, its ended solutions as attempts, and the answer it settles on."""
         tree = SearchTree(context, problem, strategy=self.name, prior=self.selection.prior)
         end, num_simulations = yield from self.run(
-            tree, _evaluate, lambda count: "budget" if count >= self.simulations else None
+            tree,
+            _evaluate,
+            lambda count: "budget" if count >= self.simulations else None,
+            lambda: self.widen,
         )
         return conclude(tree, end, self.answer_by, num_simulations=num_simulations)
 

@@ -10,6 +10,7 @@ An expansion samples n candidate steps side by side from one prefix. Candidates 
 node that keeps their number. Each distinct one is run once, from the state its parent left, which no sibling shares,
 and judged if the context has a reward model and the step can still come to something. Several expansions are one
 yield, and their nodes are added in the order they were asked for, so a tree does not depend on the order of replies.
+A node that is expanded again draws further candidates; those it has already are only counted.
 
 A solution that was killed by its errors, cut short or refused is dead: it has no answer, whatever it printed before.
 The seed of a candidate is a function of the run's seed, the problem, the prefix and the candidate's number, so that
@@ -18,23 +19,14 @@ two rules of search that come to the same prefix draw the same candidates there,
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
-from typing import NamedTuple
 
-from ponderosa.engines.protocol import Scored
 from ponderosa.identity import content_hash, derive_seed
-from ponderosa.records import Attempt, Cost, Node, Step, Tree, TreeEnd
+from ponderosa.records import Attempt, Node, Step, Tree, TreeEnd
 from ponderosa.search.draft import Draft, begin_draft, read_open
-from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Score
+from ponderosa.search.expansion import Expansion, Writing, draw_candidates, has_answer
+from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Search
 from ponderosa.search.selection import Prior, compute_priors
-from ponderosa.search.solution import (
-    SearchContext,
-    build_request,
-    draw_step,
-    finish_attempt,
-    price_score,
-    run_step,
-)
+from ponderosa.search.solution import SearchContext, finish_attempt
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +34,7 @@ class SearchNode:
     """A step in a growing tree, and the solution up to it. The root is the question alone: no step, no place.
 
     place: in the tree's nodes. multiplicity, prior, score: as a `records.Node`'s. attempt: where the solution ended.
+    writing, mean_logprob: as an `expansion.Candidate`'s.
     visits, total: how often something was backed up through here, and its sum (`backup`).
     """
 
@@ -52,6 +45,8 @@ class SearchNode:
     prior: float = 1.0
     score: float | None = None
     attempt: Attempt | None = None
+    writing: Writing = ("", None)
+    mean_logprob: float = 0.0
     children: list["SearchNode"] = field(default_factory=list)
     visits: int = 0
     total: float = 0.0
@@ -122,19 +117,10 @@ class SearchTree:
     ) -> Generator[list[Request], list[Reply], list[list[SearchNode]]]:
         """Grow `num_candidates` steps under each of these open nodes, all side by side; their new children, in order."""
         assert nodes, "nothing to expand"
-        assert all(node.is_open and not node.children for node in nodes), (
-            "a node is expanded once, while open"
-        )
+        assert all(node.is_open for node in nodes), "a solution that ended cannot go on"
         if self.context.watch is not None:
             self.context.watch(self.build_record("budget"))
-        (expansions,) = yield [
-            Gather(
-                [
-                    draw_candidates(self.context, node.draft, self._draw_seeds(node, num_candidates))
-                    for node in nodes
-                ]
-            )
-        ]
+        (expansions,) = yield [Gather([self._draw(node, num_candidates) for node in nodes])]
         return [self._add(node, expansion) for node, expansion in zip(nodes, expansions, strict=True)]
 
     def has_spent(self, token_budget: int | None) -> bool:
@@ -179,102 +165,47 @@ class SearchTree:
             num_simulations=num_simulations,
         )
 
-    def _draw_seeds(self, node: SearchNode, num_candidates: int) -> list[int]:
+    def _draw(self, node: SearchNode, num_candidates: int) -> Search:
         prefix = content_hash(list(node.draft.token_ids))
-        return [derive_seed("candidate", self.seed, prefix, number) for number in range(num_candidates)]
+        num_drawn = sum(child.multiplicity for child in node.children)
+        numbers = range(num_drawn, num_drawn + num_candidates)
+        seeds = [derive_seed("candidate", self.seed, prefix, number) for number in numbers]
+        return draw_candidates(self.context, node.draft, seeds, [child.writing for child in node.children])
 
-    def _add(self, parent: SearchNode, expansion: "Expansion") -> list[SearchNode]:
-        candidates = expansion.candidates
-        priors = compute_priors(
-            self._prior,
-            [candidate.multiplicity for candidate in candidates],
-            [candidate.mean_logprob for candidate in candidates],
-        )
-        for candidate, prior in zip(candidates, priors, strict=True):
-            node = SearchNode(
+    def _add(self, parent: SearchNode, expansion: Expansion) -> list[SearchNode]:
+        for child in parent.children:
+            child.multiplicity += expansion.repeats.get(child.writing, 0)
+        new = [
+            SearchNode(
                 replace(candidate.draft, cost=parent.draft.cost + candidate.draft.cost),
                 parent,
-                len(self.nodes),
+                place,
                 candidate.multiplicity,
-                prior,
-                candidate.score,
+                score=candidate.score,
+                writing=candidate.writing,
+                mean_logprob=candidate.mean_logprob,
             )
-            if not node.is_open:
-                node.attempt = self._finish(node.draft)
-            parent.children.append(node)
-            self.nodes.append(node)
+            for place, candidate in enumerate(expansion.candidates, len(self.nodes))
+        ]
+        for node in new:
+            node.attempt = None if node.is_open else self._finish(node.draft)
+        parent.children += new
+        self.nodes += new
+        priors = compute_priors(
+            self._prior,
+            [child.multiplicity for child in parent.children],
+            [child.mean_logprob for child in parent.children],
+        )
+        for child, prior in zip(parent.children, priors, strict=True):
+            child.prior = prior
         self.cost += expansion.cost
-        return parent.children
+        return new
 
     def _finish(self, draft: Draft) -> Attempt:
         attempt = finish_attempt(
             self.context, self.problem, draft, sample=0, strategy=self.strategy, seed=self.seed
         )
         return attempt if has_answer(draft) else replace(attempt, answer=None, answer_key=None)
-
-
-class Candidate(NamedTuple):
-    """A distinct candidate step: the draft it leads to, whose cost is the step's alone, and what is known of it.
-
-    mean_logprob: of the step's sampled tokens, under the policy at temperature 1; 0.0 if it has none.
-    """
-
-    draft: Draft
-    multiplicity: int
-    mean_logprob: float
-    score: float | None
-
-
-class Expansion(NamedTuple):
-    """Distinct candidates, in the order they were first drawn, and the cost of all, repeated ones included."""
-
-    candidates: tuple[Candidate, ...]
-    cost: Cost
-
-
-def draw_candidates(
-    context: SearchContext, draft: Draft, seeds: Sequence[int]
-) -> Generator[list[Request], list[Reply], Expansion]:
-    """A candidate step for each seed from one open draft; the distinct ones are run and judged."""
-    start = replace(draft, cost=Cost())
-    (drawn,) = yield [Gather([draw_step(context, start, seed) for seed in seeds])]
-    alike: dict[object, list[Draft]] = {}
-    for one in drawn:
-        text = context.codec.decode(one.token_ids[len(draft.token_ids) :])
-        alike.setdefault((text, one.finish), []).append(one)
-    groups = list(alike.values())
-    (settled,) = yield [Gather([_settle(context, group[0]) for group in groups])]
-    candidates = []
-    cost = sum((one.cost for one in drawn), Cost())
-    for group, (ready, score) in zip(groups, settled, strict=True):
-        own = slice(len(draft.token_ids), len(group[0].token_ids))
-        mean_logprob = fmean(group[0].model_logprobs[own] or (0.0,))
-        cost += ready.cost
-        ready = replace(ready, cost=group[0].cost + ready.cost)
-        candidates.append(Candidate(ready, len(group), mean_logprob, score))
-    return Expansion(tuple(candidates), cost)
-
-
-def _settle(
-    context: SearchContext, drawn: Draft
-) -> Generator[list[Request], list[Reply], tuple[Draft, float | None]]:
-    """A drawn step after it has been run, with what the reward model says of it; its cost is of these alone."""
-    draft = yield from run_step(context, replace(drawn, cost=Cost()))
-    if draft.finish is None and build_request(context, draft, seed=0) is None:
-        draft = replace(draft, finish="length")
-    if context.scorer_id is None or not (draft.finish is None or has_answer(draft)):
-        return draft, None
-    scored: Scored
-    (scored,) = yield [Score((*draft.prompt_ids, *draft.token_ids))]
-    return replace(draft, cost=draft.cost + price_score(context, scored)), scored.score
-
-
-def has_answer(draft: Draft) -> bool:
-    """May the answer of a finished draft be read? Not if it was killed by errors, cut short or refused.
-
-    What ends a solution of its own accord stands behind the last closed step; errors end it right there.
-    """
-    return draft.finish == "stop" and draft.open_from < len(draft.token_ids)
 
 
 def _build_node(context: SearchContext, node: SearchNode) -> Node:
