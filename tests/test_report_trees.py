@@ -228,6 +228,10 @@ def test_steps_with_few_visits_can_be_hidden_without_a_script() -> None:
         assert f'.tree:has([value="{least}"]:checked) .few{least}' in text
 
 
+def test_a_tree_without_visits_has_nothing_to_hide_by() -> None:
+    assert "<input" not in render_tree_page(build_shown(build_node(None, 0)))
+
+
 def test_a_tree_that_is_too_large_or_too_deep_says_what_is_left_out() -> None:
     wide = build_shown(*(build_node(None) for _ in range(2_500)))
     deep = build_shown(*(build_node(place - 1 if place else None) for place in range(450)))
@@ -302,7 +306,7 @@ def test_damaged_trees_are_a_note_and_not_the_end_of_the_report(tmp_path: Path) 
 
 
 def test_each_stage_that_left_trees_has_a_fold_and_each_tree_its_own_filter(tmp_path: Path) -> None:
-    write_stage(tmp_path, [show_tree(8), show_tree(9, seed=1)])
+    write_stage(tmp_path, [show_tree(50), show_tree(60, seed=1)])
     text = write_report(tmp_path).read_text()
 
     assert "<b>search</b> most steps, most steps" in text

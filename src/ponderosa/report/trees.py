@@ -68,7 +68,7 @@ def render_tree(shown: ShownTree, *, name: str = "tree") -> Html:
         ),
         tag("p", shown.question, class_="question model-text", dir="auto"),
         tag("p", gold, class_="note") if gold else None,
-        _render_filter(name),
+        _render_filter(name) if any(node.visits >= _VISITS[0] for node in shown.tree.nodes) else None,
         tag("p", left_out, class_="note") if num_out else None,
         _HEADING,
         _render_steps(shown, kept),
