@@ -167,6 +167,12 @@ def solve(
     question: Annotated[str, typer.Argument(help="The question.")],
     strategy: Strategy = "greedy",
     samples: Samples = 8,
+    show_tree: Annotated[
+        bool, typer.Option("--show-tree", help="Draw the search tree as it grows (beam, dvts, mcts).")
+    ] = False,
+    tree_page: Annotated[
+        Path | None, typer.Option("--tree-page", help="Write the search tree to this file, as an HTML page.")
+    ] = None,
     seed: Seed = 0,
     temperature: Temperature = None,
     max_tokens: MaxTokens = 512,
@@ -176,9 +182,14 @@ def solve(
     _: Verbose = False,
 ) -> None:
     """Solve one question, showing each step and what running it printed."""
+    from ponderosa.console import TreeDrawing, print_tree
+    from ponderosa.report.page import write_tree_page
     from ponderosa.report.terminal import escape_terminal
+    from ponderosa.search.registry import check_grows_tree
 
-    with _load(model, device, dtype, format) as reasoner:
+    if show_tree or tree_page:
+        check_grows_tree(strategy)
+    with _load(model, device, dtype, format) as reasoner, TreeDrawing(question) as drawing:
         solution = reasoner.solve(
             question,
             strategy=strategy,
@@ -186,7 +197,12 @@ def solve(
             seed=seed,
             temperature=temperature,
             max_tokens=max_tokens,
+            watch=drawing.draw if show_tree else None,
         )
+    if show_tree and solution.tree:
+        print_tree(solution.tree)
+    if tree_page and solution.tree:
+        write_tree_page(tree_page, solution.tree)
     for step in solution.steps:
         print(escape_terminal(step.text.strip("\n")))
         if step.outcome not in (None, "ok"):
