@@ -13,6 +13,7 @@ from ponderosa.formats import PLAIN_CODE
 from ponderosa.records import Attempt, Problem, Verdict
 from ponderosa.search import get_strategy
 from ponderosa.search.driver import build_context, run_searches
+from ponderosa.search.labelling import TreeSearch
 from ponderosa.search.registry import CLASSES
 from ponderosa.search.requests import ProblemView, Search
 from ponderosa.search.solution import SearchContext
@@ -112,6 +113,25 @@ def test_nothing_a_strategy_can_reach_holds_answer_solution_or_meta(name: str, i
     if scorer is not None:
         assert scorer.batches
         assert list_secrets(scorer.batches) == set()
+
+
+@pytest.mark.parametrize(("name", "is_judged"), USES)
+def test_no_strategy_asks_for_a_verdict(name: str, is_judged: bool) -> None:
+    """There is nobody to give one here, so asking would be an error."""
+    scorer = FakeScorer(lambda _: 0.0) if is_judged else None
+    engine = ScriptedEngine(SCRIPT)
+    context = build_context(engine, PLAIN_CODE, scorer=scorer)
+    strategy = get_strategy(name, 4)
+    (result,) = run_searches(engine, FakeSandbox(), [PROBLEM], strategy, context, scorer=scorer)
+    assert result.attempts
+
+
+@pytest.mark.parametrize("is_judged", [False, True])
+def test_a_search_that_labels_learns_right_and_wrong_and_no_more(is_judged: bool) -> None:
+    scorer = FakeScorer(lambda _: 0.0) if is_judged else None
+    watched, engine, sandbox = run(TreeSearch(simulations=4, candidates=2), scorer)
+    assert watched.found == set()
+    assert list_secrets((engine.requests, sandbox.requests)) == set()
 
 
 def test_the_look_through_finds_a_leak_wherever_it_is() -> None:

@@ -69,10 +69,12 @@ def _settle(
     draft = yield from run_step(context, replace(drawn, cost=Cost()))
     if draft.finish is None and build_request(context, draft, seed=0) is None:
         draft = replace(draft, finish="length")
-    if context.scorer_id is None or not (draft.finish is None or has_answer(draft)):
+    token_ids = (*draft.prompt_ids, *draft.token_ids)
+    is_of_use = draft.finish is None or has_answer(draft)
+    if context.scorer_id is None or not is_of_use or len(token_ids) > context.max_context:
         return draft, None
     scored: Scored
-    (scored,) = yield [Score((*draft.prompt_ids, *draft.token_ids))]
+    (scored,) = yield [Score(token_ids)]
     return replace(draft, cost=draft.cost + price_score(context, scored)), scored.score
 
 
