@@ -78,10 +78,10 @@ class Config(StageConfig):
     @model_validator(mode="after")
     def _check_loss(self) -> "Config":
         others = {
-            "sigmoid": {"desirable_weight", "undesirable_weight"},
-            "kto": {"label_smoothing", "sft_weight"},
+            "sigmoid": ("desirable_weight", "undesirable_weight"),
+            "kto": ("label_smoothing", "sft_weight"),
         }[self.loss]
-        if unused := sorted(others & self.model_fields_set):
+        if unused := [name for name in others if getattr(self, name) != Config.model_fields[name].default]:
             raise ConfigError(f"loss {self.loss!r} makes no use of {', '.join(unused)}; leave it out")
         if self.train.z_loss_weight:
             raise ConfigError(
