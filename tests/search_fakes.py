@@ -49,6 +49,7 @@ class FakeScorer:
     """Judges the text of a partial solution, prompt included; every token of it counts as scored."""
 
     model_id = "fake-scorer"
+    max_context = 4096
     flops_per_token = 10.0
 
     def __init__(self, judge: Callable[[str], float]) -> None:

@@ -1,5 +1,7 @@
 """Result rows, paired comparisons and shown samples, on attempts written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from ponderosa.errors import WorkError
@@ -25,13 +27,14 @@ SCHEMA_KEYS = {
         "suite_hash",
         "slice",
         "strategy",
+        "reward_model",
         "metric",
         "value",
         "low",
         "high",
     ),
     *("n", "samples", "seed", "prompt_tokens", "generated_tokens", "train_flops", "eval_flops", "stage_s"),
-    *("eval_s", "run"),
+    *("prefill_tokens", "scored_tokens", "eval_s", "run"),
 }
 CONTEXT = RowContext("sft", "sft", "sft-1", "toy", "hash", "greedy", seed=3, run="r", stage_s=5.0, eval_s=2.0)
 
@@ -124,6 +127,27 @@ def test_several_samples_give_unbiased_pass_and_majority_with_problem_clusters()
     assert find(rows, "mean_generated_tokens")["value"] == pytest.approx(11.5)
 
 
+def test_the_one_answer_a_strategy_settles_on_has_an_accuracy_and_the_cost_of_its_search() -> None:
+    problems = make_problems(4)
+    cost = Cost(prompt_tokens=2, prefill_tokens=5, generated_tokens=30, scored_tokens=7, flops=9.0)
+    graded = [
+        GradedAttempt(replace(item.attempt, cost=cost), item.verdict) for item in grade(problems, "rrrw")
+    ]
+    rows = summarise(replace(CONTEXT, reward_model="ppm"), problems, graded, settled_from=8)
+    assert [row["metric"] for row in rows] == [
+        "accuracy",
+        "mean_computed_tokens",
+        "mean_generated_tokens",
+        "truncated_frac",
+        "no_answer_frac",
+    ]
+    row = find(rows, "accuracy")
+    assert (row["value"], row["n"], row["samples"], row["reward_model"]) == (0.75, 4, 8, "ppm")
+    assert (row["prefill_tokens"], row["generated_tokens"], row["scored_tokens"]) == (20, 120, 28)
+    assert row["eval_flops"] == 36.0
+    assert find(rows, "mean_computed_tokens")["value"] == 42.0
+
+
 def test_samples_that_all_agree_still_get_an_interval_with_width() -> None:
     problems = make_problems(20)
     row = find(summarise(CONTEXT, problems, grade(problems, ["wwww"] * 20)), "pass@1")
@@ -152,6 +176,14 @@ def test_comparing_two_models_is_the_exact_test_on_the_problems_they_disagree_on
     assert (row["test"], row["p_value"]) == ("mcnemar", compute_mcnemar_p(1, 7))
     assert (row["value_a"], row["value_b"]) == (pytest.approx(3 / 12), pytest.approx(9 / 12))
     assert row["low"] < 0.5 < row["high"]
+
+
+def test_answers_that_were_settled_on_are_compared_by_accuracy() -> None:
+    problems = make_problems(4)
+    a, b = grade(problems, "rrww"), grade(problems, "rrrr")
+    options = {"suite": "toy", "strategy": "mcts", "is_settled": True}
+    [row] = compare(problems, ("base", a), ("sft", b), metric="accuracy", **options)
+    assert (row["metric"], row["only_a"], row["only_b"], row["test"]) == ("accuracy", 0, 2, "mcnemar")
 
 
 def test_comparing_sample_means_flips_whole_problems_and_follows_the_slices() -> None:

@@ -95,7 +95,7 @@ def load_evaluations(
                         arm=arm.arm if arm else None,
                         stage=name,
                         compare_to=config.compare_to,
-                        metric=config.metric,
+                        metric=config.get_metric(item),
                         is_end=_is_end(name, arm, mine),
                         problems=suite.problems,
                         slice_keys=suite.slice_keys,
@@ -130,7 +130,9 @@ class _Loader:
                     f"suite {item.name!r} is no longer drawn as when {stage.folder_name} was evaluated; delete that "
                     "folder to evaluate again"
                 )
-            self._scores[key] = compute_scores(context, suite.problems, load_earlier(folder, item))
+            self._scores[key] = compute_scores(
+                context, suite.problems, load_earlier(folder, item), item.settled_from
+            )
         return self._scores[key]
 
 

@@ -142,9 +142,13 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """A reward model: judges partial solutions, for search. 1 is sure to end right, -1 sure to end wrong."""
+    """A reward model: judges partial solutions, for search. 1 is sure to end right, -1 sure to end wrong.
+
+    max_context: tokens a sequence may have, prompt included. It is asked on another thread than the engine's.
+    """
 
     model_id: str
+    max_context: int
     flops_per_token: float
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:

@@ -65,13 +65,15 @@ class Evaluation:
         return self.scores[0].context
 
 
-def compute_scores(context: RowContext, problems: Sequence[Problem], graded: Graded) -> Scores:
-    """Every metric of every problem. Raises WorkError if attempts are missing."""
+def compute_scores(
+    context: RowContext, problems: Sequence[Problem], graded: Graded, settled_from: int | None = None
+) -> Scores:
+    """Every metric of every problem. settled_from: as of `summarise`. Raises WorkError if attempts are missing."""
     groups = group_by_problem(problems, graded)
-    num_samples = len(groups[problems[0].id])
+    num_samples = settled_from or len(groups[problems[0].id])
     values = {
         metric: {name: compute(group) for name, group in groups.items()}
-        for metric, compute in list_metrics(num_samples).items()
+        for metric, compute in list_metrics(num_samples, is_settled=settled_from is not None).items()
     }
     costs = {name: sum((item.attempt.cost for item in group), Cost()) for name, group in groups.items()}
     return Scores(context, num_samples, values, costs)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ponderosa.artifacts import Journal
-from ponderosa.engines.protocol import Engine
+from ponderosa.engines.protocol import Engine, Scorer
 from ponderosa.errors import WorkError
 from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.units import (
@@ -22,6 +22,7 @@ from ponderosa.identity import derive_seed
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import Attempt, GradedAttempt, Problem, to_record
 from ponderosa.search.driver import StepRunner, run_unit
+from ponderosa.search.requests import SearchResult
 from ponderosa.search.solution import SearchContext
 from ponderosa.search.strategies import Strategy
 from ponderosa.verify import Grader, verdict_for
@@ -36,28 +37,33 @@ def evaluate_model(
     context: SearchContext,
     journal: Journal,
     *,
+    scorer: Scorer | None = None,
     unit_attempts: int = UNIT_ATTEMPTS,
     progress: Progress = SILENT,
 ) -> list[GradedAttempt]:
-    """Every attempt of a model at a suite, with its verdict, in suite order.
+    """Every attempt of a model at a suite, with its verdict, in suite order; of a strategy that settles on an answer,
+    the chosen attempt alone, at the price of its search.
 
     context: how the model is asked and sampled (`search.driver.build_context`). Its seed becomes a sampling seed of
     the suite's purpose, so a reported number never shares its draws with a choice.
-    Units found in the journal are reused if problems, model, strategy, format, sampling, limits and seed are equal.
+    Units found in the journal are reused if problems, models, strategy, format, sampling, limits and seed are equal.
     Raises WorkerLost.
     """
     context = replace(context, seed=derive_seed(suite.purpose, "sampling", context.seed))
 
     def solve(problems: Sequence[Problem], unit_progress: Progress) -> list[Record]:
-        results = run_unit(engine, sandbox, problems, strategy, context, progress=unit_progress)
-        return [to_record(attempt) for result in results for attempt in result.attempts]
+        results: list[SearchResult] = run_unit(
+            engine, sandbox, problems, strategy, context, scorer=scorer, progress=unit_progress
+        )
+        measured = [(one.settle(),) if strategy.settles else one.attempts for one in results]
+        return [to_record(attempt) for attempts in measured for attempt in attempts]
 
     records = commit_units(
         suite.problems,
         solve,
         journal,
-        setting=describe_setting([strategy.name, strategy.num_attempts], context),
-        unit_size=max(1, unit_attempts // strategy.num_attempts),
+        setting=describe_setting([strategy.name, strategy.model_dump(mode="json")], context),
+        unit_size=max(1, unit_attempts // strategy.num_parallel),
         label=f"evaluate {suite.name}",
         progress=progress,
     )

@@ -4,6 +4,9 @@ A row is one metric of one model on one slice of one suite (the results schema o
 Problems are the unit of everything: values are computed per problem over all of its attempts, then averaged, so a
 missing attempt is an error here and never a smaller denominator. An attempt without an answer counts as wrong,
 whatever kept it from giving one.
+
+Where a strategy settles on an answer, its problems have one attempt each, the chosen one, whose cost is that of all
+that was written to find it. `settled_from` then says how many solutions that is at most.
 """
 
 import math
@@ -35,7 +38,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RowContext:
-    """What every row of one evaluation shares. `train_flops` and `stage_s` are the evaluated stage's own cost."""
+    """What every row of one evaluation shares. `train_flops` and `stage_s` are the evaluated stage's own cost.
+
+    reward_model: what judged for the strategy, by the name of its stage or directory; None if nothing did.
+    """
 
     stage: str
     model: str
@@ -48,6 +54,7 @@ class RowContext:
     train_flops: float = 0.0
     stage_s: float = 0.0
     eval_s: float = 0.0
+    reward_model: str | None = None
 
 
 Graded = Sequence[GradedAttempt]
@@ -85,16 +92,20 @@ def name_slices(problems: Sequence[Problem], keys: Sequence[str]) -> dict[str, l
 
 
 def summarise(
-    context: RowContext, problems: Sequence[Problem], graded: Graded, slice_keys: Sequence[str] = ()
+    context: RowContext,
+    problems: Sequence[Problem],
+    graded: Graded,
+    slice_keys: Sequence[str] = (),
+    settled_from: int | None = None,
 ) -> list[Row]:
     """Every metric on every slice, each with its interval, as result rows."""
     groups = group_by_problem(problems, graded)
-    num_samples = len(groups[problems[0].id])
+    num_samples = settled_from or len(groups[problems[0].id])
     rows: list[Row] = []
     for slice_name, ids in name_slices(problems, slice_keys).items():
         members = [groups[name] for name in ids]
         costs = [item.attempt.cost for group in members for item in group]
-        for metric, compute in list_metrics(num_samples).items():
+        for metric, compute in list_metrics(num_samples, is_settled=settled_from is not None).items():
             values = [compute(group) for group in members]
             seed = derive_seed("interval", context.seed, context.suite_hash, slice_name, metric)
             interval = compute_interval(values, is_frac=metric not in UNBOUNDED, seed=seed)
@@ -102,19 +113,28 @@ def summarise(
     return rows
 
 
-UNBOUNDED = frozenset({"mean_generated_tokens"})
+ACCURACY = "accuracy"
+UNBOUNDED = frozenset({"mean_generated_tokens", "mean_computed_tokens"})
 
 Compute = Callable[[Graded], float]
 
 
-def list_metrics(num_samples: int) -> dict[str, Compute]:
+def list_metrics(num_samples: int, *, is_settled: bool = False) -> dict[str, Compute]:
     """The metrics M samples per problem allow, each a function of one problem's attempts.
 
-    pass@k at powers of two up to M and at M; majority@k from k = 3, since two votes never outvote each other.
+    pass@k at powers of two up to M and at M; majority@k from k = 3, since two votes never outvote each other. The one
+    answer that a strategy settles on has an accuracy, and the tokens that were computed to come to it.
     """
-    ks = sorted({1 << i for i in range(num_samples.bit_length())} | {num_samples})
-    metrics: dict[str, Compute] = {f"pass@{k}": _pass_at(k) for k in ks}
-    metrics |= {f"majority@{k}": _majority_at(k) for k in ks if k > 2}
+    metrics: dict[str, Compute]
+    if is_settled:
+        metrics = {
+            ACCURACY: _pass_at(1),
+            "mean_computed_tokens": _mean_of(lambda item: item.attempt.cost.computed_tokens),
+        }
+    else:
+        ks = sorted({1 << i for i in range(num_samples.bit_length())} | {num_samples})
+        metrics = {f"pass@{k}": _pass_at(k) for k in ks}
+        metrics |= {f"majority@{k}": _majority_at(k) for k in ks if k > 2}
     metrics["mean_generated_tokens"] = _mean_of(lambda item: item.attempt.cost.generated_tokens)
     metrics["truncated_frac"] = _mean_of(lambda item: item.attempt.finish == "length")
     metrics["no_answer_frac"] = _mean_of(lambda item: item.attempt.answer is None)
@@ -141,6 +161,7 @@ def compare(
     strategy: str,
     metric: str = "pass@1",
     slice_keys: Sequence[str] = (),
+    is_settled: bool = False,
 ) -> list[Row]:
     """Exact paired tests of two models on the same problems, one row per slice.
 
@@ -149,8 +170,8 @@ def compare(
     bound value_b - value_a. `p_value` is uncorrected; `correct_family` adds Holm's correction.
     """
     groups_a, groups_b = group_by_problem(problems, a[1]), group_by_problem(problems, b[1])
-    compute_a = _find_metric(metric, groups_a, a[0])
-    compute_b = _find_metric(metric, groups_b, b[0])
+    compute_a = _find_metric(metric, groups_a, a[0], is_settled)
+    compute_b = _find_metric(metric, groups_b, b[0], is_settled)
     rows: list[Row] = []
     for slice_name, ids in name_slices(problems, slice_keys).items():
         values_a = [compute_a(groups_a[name]) for name in ids]
@@ -198,8 +219,8 @@ def count_reasons(graded: Graded) -> dict[str, int]:
     return dict(Counter(item.verdict.reason for item in graded).most_common())
 
 
-def _find_metric(metric: str, groups: ByProblem, name: str) -> Compute:
-    metrics = list_metrics(len(next(iter(groups.values()))))
+def _find_metric(metric: str, groups: ByProblem, name: str, is_settled: bool) -> Compute:
+    metrics = list_metrics(len(next(iter(groups.values()))), is_settled=is_settled)
     if metric not in metrics:
         raise ValueError(f"{name} has no {metric!r}; its samples allow: {', '.join(metrics)}")
     return metrics[metric]
@@ -220,6 +241,7 @@ def build_row(
         **{key: shared[key] for key in ("stage", "model", "model_id", "suite", "suite_hash")},
         "slice": slice_name,
         "strategy": context.strategy,
+        "reward_model": context.reward_model,
         "metric": metric,
         "value": fmean(values_P),
         "low": interval.low,
@@ -228,7 +250,9 @@ def build_row(
         "samples": num_samples,
         "seed": context.seed,
         "prompt_tokens": sum(cost.prompt_tokens for cost in costs),
+        "prefill_tokens": sum(cost.prefill_tokens for cost in costs),
         "generated_tokens": sum(cost.generated_tokens for cost in costs),
+        "scored_tokens": sum(cost.scored_tokens for cost in costs),
         "train_flops": context.train_flops,
         "eval_flops": math.fsum(cost.flops for cost in costs),
         **{key: shared[key] for key in ("stage_s", "eval_s", "run")},

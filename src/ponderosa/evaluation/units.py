@@ -57,6 +57,7 @@ def describe_setting(plan: Sequence[Any], context: SearchContext) -> str:
             asdict(context.sampling),
             asdict(context.limits),
             context.seed,
+            context.scorer_id,
         ]
     )
 

@@ -59,7 +59,7 @@ def build_context(
         prompt_format=prompt_format,
         read_answer=read_answer,
         model_id=engine.model_id,
-        max_context=engine.max_context,
+        max_context=engine.max_context if scorer is None else min(engine.max_context, scorer.max_context),
         flops_per_token=engine.flops_per_token,
         seed=seed,
         sampling=sampling,

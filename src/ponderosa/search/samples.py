@@ -75,10 +75,12 @@ def _write_unjudged(
 def _write_judged(
     context: SearchContext, problem: ProblemView, strategy: str, sample: int
 ) -> Generator[list[Request], list[Reply], Judged]:
-    """An attempt with its score. One without an answer cannot be chosen, so nothing is spent on judging it."""
+    """An attempt with its score. One without an answer cannot be chosen, so nothing is spent on judging it; nor can one
+    that ran out of the context before it ended."""
     attempt = yield from write_solution(context, problem, sample=sample, strategy=strategy)
-    if attempt.answer_key is None:
+    token_ids = (*attempt.prompt_ids, *attempt.token_ids)
+    if attempt.answer_key is None or len(token_ids) > context.max_context:
         return Judged(attempt, None)
-    (scored,) = yield [Score((*attempt.prompt_ids, *attempt.token_ids))]
+    (scored,) = yield [Score(token_ids)]
     cost = attempt.cost + price_score(context, scored)
     return Judged(replace(attempt, cost=cost), scored.score)

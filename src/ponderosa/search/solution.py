@@ -48,7 +48,8 @@ class Limits:
 class SearchContext:
     """What every search of one run shares: the policy, how it is asked, how answers are read, and the reward model.
 
-    scorer_id: the reward model's; None where there is none, and `Score` is refused.
+    max_context: tokens that engine and reward model can take, prompt included. scorer_id: the reward model's; None where
+    there is none, and `Score` is refused.
     watch: is shown a tree each time before it grows on, for people to look at; no search depends on it.
     """
 
@@ -162,7 +163,9 @@ def build_request(context: SearchContext, draft: Draft, seed: int) -> GenerateRe
     """Continue a draft up to the end of its open step; None if there is no room left."""
     num_tokens = len(draft.prompt_ids) + len(draft.token_ids)
     room = context.limits.max_tokens - len(draft.token_ids)
-    if room < 1 or (draft.token_ids and num_tokens >= context.max_context):
+    if draft.token_ids:  # a prompt alone that has no room is the engine's to refuse, with its reason
+        room = min(room, context.max_context - num_tokens)
+    if room < 1:
         return None
     stop_ids, stop_strings = find_stops(context)
     return GenerateRequest(

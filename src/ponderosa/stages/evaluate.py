@@ -7,7 +7,7 @@ Writes rows.json, tests.json, samples.json, attempts/SUITE.parquet, verdicts/SUI
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,17 @@ from pydantic import Field, model_validator
 from ponderosa.artifacts import Journal, read_json, spent_seconds, write_json
 from ponderosa.config import Config as BaseConfig
 from ponderosa.config import suggest
+from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
+from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import ConfigError
 from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.samples import select_samples
 from ponderosa.evaluation.suites import Suite, check_split, find_suite, load_suite
 from ponderosa.evaluation.summary import (
+    ACCURACY,
     RowContext,
     build_results,
     compare,
@@ -39,9 +42,11 @@ from ponderosa.ledger import Ledger
 from ponderosa.records import GradedAttempt
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context
+from ponderosa.search.registry import check_reward_model, get_strategy
 from ponderosa.search.solution import Limits
-from ponderosa.search.registry import get_strategy
+from ponderosa.search.strategies import Strategy
 from ponderosa.stages.attempt_tables import count_costs, load_graded, save_graded
+from ponderosa.stages.policy import describe_policy, load_scorer_for
 from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
 from ponderosa.tasks.registry import get_task
 from ponderosa.verify import Grader
@@ -61,17 +66,34 @@ class SuiteConfig(BaseConfig):
     split: str | None = Field(None, description="unset takes the suite's own")
     seed: int | None = Field(None, description="draws the problems; unset takes the recipe's first seed")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options")
-    strategy: str = Field("greedy", description="greedy, sample or majority")
-    samples: int = Field(8, ge=1, description="solutions per problem; not used by greedy")
+    strategy: str = Field("greedy", description="how solutions are looked for, see docs/search.md")
+    samples: int = Field(
+        8, ge=1, description="solutions per problem, or what a strategy has for that; not used by greedy"
+    )
+    search: dict[str, Any] = Field(
+        default_factory=dict, description="the strategy's own parameters; they go before `samples`"
+    )
+    reward_model: str | None = Field(
+        None, description="stage whose reward model judges; for strategies that use one"
+    )
     temperature: float = Field(1.0, ge=0, description="sampling temperature; not used by greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; not used by greedy")
 
     @model_validator(mode="after")
     def _check(self) -> "SuiteConfig":
-        get_strategy(self.strategy, self.samples)
+        check_reward_model(self.get_strategy(), is_given=self.reward_model is not None)
         if self.split is not None:
             check_split(self.split, "report", self.suite)
         return self
+
+    def get_strategy(self) -> Strategy:
+        return get_strategy(self.strategy, self.samples, self.search)
+
+    @property
+    def settled_from(self) -> int | None:
+        """How many solutions an answer is settled on from, at most; None if it is the attempts that are measured."""
+        strategy = self.get_strategy()
+        return strategy.num_attempts if strategy.settles else None
 
     @property
     def name(self) -> str:
@@ -91,7 +113,10 @@ class Config(StageConfig):
     compare_to: str | None = Field(
         None, description="an earlier evaluate stage to test against, on the same problems"
     )
-    metric: str = Field("pass@1", description="what the paired tests compare")
+    metric: str = Field(
+        "pass@1",
+        description="what the paired tests compare; of a strategy that settles on an answer its accuracy",
+    )
     max_tokens: int = Field(256, ge=1, description="most new tokens of a solution, observations included")
     num_slots: int = Field(128, ge=1, description="solutions sampled at once")
 
@@ -102,8 +127,8 @@ class Config(StageConfig):
         if repeated:
             raise ConfigError(f"measured twice: {', '.join(repeated)}; give each a `label` of its own")
         for item in self.suites:
-            metrics = list_metrics(get_strategy(item.strategy, item.samples).num_attempts)
-            if self.metric not in metrics:
+            metrics = list_metrics(item.get_strategy().num_attempts)
+            if item.settled_from is None and self.metric not in metrics:
                 raise ConfigError(
                     f"{item.file_name} has no metric {self.metric!r}{suggest(self.metric, metrics)}"
                 )
@@ -111,7 +136,12 @@ class Config(StageConfig):
 
     def needs(self) -> tuple[Need, ...]:
         compared = (Need(self.compare_to, "evaluation"),) if self.compare_to else ()
-        return (Need(self.model, "model"), *compared)
+        judges = [Need(item.reward_model, "reward_model") for item in self.suites if item.reward_model]
+        return (Need(self.model, "model"), *judges, *compared)
+
+    def get_metric(self, item: SuiteConfig) -> str:
+        """What the paired tests on a suite compare."""
+        return self.metric if item.settled_from is None else ACCURACY
 
     def keep_problems(self, seed: int) -> Self:
         suites = [
@@ -150,12 +180,13 @@ def run(config: Config, context: Context) -> Outcome:
                 suite=item.name,
                 suite_hash=suite.content_hash,
                 strategy=item.strategy,
+                reward_model=item.reward_model,
                 seed=context.seed,
                 train_flops=trained["train_flops"],
                 stage_s=trained["seconds"],
                 eval_s=eval_s,
             )
-            rows += summarise(row_context, suite.problems, graded, suite.slice_keys)
+            rows += summarise(row_context, suite.problems, graded, suite.slice_keys, item.settled_from)
             samples += select_samples(suite.problems, graded)
             reasons[item.name] = count_reasons(graded)
             save_graded(*_name_tables(context.folder, item), graded)
@@ -173,6 +204,7 @@ class _Bench:
     """A model with all that measuring it takes."""
 
     engine: NativeEngine
+    scorers: Mapping[str, NativeScorer]
     prompt_format: PromptFormat
     sandbox: Sandbox
     grader: Grader
@@ -182,20 +214,23 @@ class _Bench:
         self, suite: Suite, item: SuiteConfig, max_tokens: int, context: Context
     ) -> list[GradedAttempt]:
         """Every attempt at the suite, graded."""
+        scorer = self.scorers[item.reward_model] if item.reward_model else None
         return evaluate_model(
             self.engine,
             self.sandbox,
             self.grader,
             suite,
-            get_strategy(item.strategy, item.samples),
+            item.get_strategy(),
             build_context(
                 self.engine,
                 self.prompt_format,
                 seed=context.seed,
                 sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
                 limits=Limits(max_tokens=max_tokens),
+                scorer=scorer,
             ),
             self.journal,
+            scorer=scorer,
             progress=context.progress,
         )
 
@@ -203,18 +238,22 @@ class _Bench:
 @contextmanager
 def _open_bench(config: Config, context: Context) -> Iterator[_Bench]:
     model_dir = context.inputs[config.model] / MODEL
-    engine = load_engine(
-        model_dir,
-        device=context.device,
-        dtype="float32" if context.dtype == "auto" else context.dtype,
-        num_slots=config.num_slots,
-    )
+    prompt_format = load_format(model_dir)
+    dtype = "float32" if context.dtype == "auto" else context.dtype
+    engine = load_engine(model_dir, device=context.device, dtype=dtype, num_slots=config.num_slots)
+    policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
+    scorers = {
+        name: load_scorer_for(
+            policy, context.inputs[name] / MODEL, where=name, device=context.device, dtype=dtype
+        )
+        for name in {item.reward_model for item in config.suites if item.reward_model}
+    }
     with (
         Sandbox(workers=context.workers) as sandbox,
         Grader(num_workers=context.workers) as grader,
         Journal(context.folder / "journal.jsonl") as journal,
     ):
-        yield _Bench(engine, load_format(model_dir), sandbox, grader, journal)
+        yield _Bench(engine, scorers, prompt_format, sandbox, grader, journal)
 
 
 def draw_suite(item: SuiteConfig, context: Context) -> Suite:
@@ -265,6 +304,7 @@ def _compare(
         (config.model, graded),
         suite=item.name,
         strategy=item.strategy,
-        metric=config.metric,
+        metric=config.get_metric(item),
         slice_keys=suite.slice_keys,
+        is_settled=item.settled_from is not None,
     )

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ponderosa.artifacts import read_json
-from ponderosa.engines.codec import HFCodec
+from ponderosa.engines.codec import HFCodec, load_codec
+from ponderosa.engines.loading import load_scorer
+from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import ConfigError
-from ponderosa.formats import PromptFormat
+from ponderosa.formats import PromptFormat, load_format
 from ponderosa.identity import content_hash
 
 
@@ -72,6 +74,14 @@ def check_reads(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, *, 
             f"the reward model of {where} has another {name} ({ours}) than the model whose steps it would judge "
             f"({theirs}); take one that was trained from a model of the same family"
         )
+
+
+def load_scorer_for(policy: Policy, folder: Path, *, where: str, device: str, dtype: str) -> NativeScorer:
+    """The reward model of a folder, to judge what a policy writes. Raises DataError if there is none, ConfigError as
+    `check_reads` does."""
+    scorer = load_scorer(folder, device=device, dtype=dtype)
+    check_reads(policy, load_codec(folder), load_format(folder), where=where)
+    return scorer
 
 
 def find_difference(

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from ponderosa.artifacts import write_json
 from ponderosa.engines.codec import load_codec
-from ponderosa.engines.loading import load_engine, load_scorer
+from ponderosa.engines.loading import load_engine
 from ponderosa.engines.protocol import Engine, Sampling, Scorer
 from ponderosa.engines.scorer import NativeScorer
 from ponderosa.evaluation.tree_summary import strip_nodes, summarise_trees
@@ -35,7 +35,7 @@ from ponderosa.search.solution import Limits, SearchContext
 from ponderosa.shown_trees import save_shown
 from ponderosa.stages.attempt_tables import add_cost, save_problems
 from ponderosa.stages.labelling import catch_false_positives, open_labelling
-from ponderosa.stages.policy import check_reads, describe_policy
+from ponderosa.stages.policy import describe_policy, load_scorer_for
 from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
 from ponderosa.stages.rollout import MODEL, POLICY, PROBLEMS
 from ponderosa.stages.stage import Context, Need, Outcome
@@ -122,8 +122,7 @@ def load_judge(config: Config, context: Context, dtype: str) -> NativeScorer | N
         return None
     policy_dir, judge_dir = (context.inputs[name] / MODEL for name in (config.model, config.reward_model))
     policy = describe_policy(load_codec(policy_dir), load_format(policy_dir), config.model)
-    check_reads(policy, load_codec(judge_dir), load_format(judge_dir), where=config.reward_model)
-    return load_scorer(judge_dir, device=context.device, dtype=dtype)
+    return load_scorer_for(policy, judge_dir, where=config.reward_model, device=context.device, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True)
