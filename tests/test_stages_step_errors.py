@@ -1,5 +1,6 @@
 """The step_errors stage: what a reward model reads, what is measured of it, and against whom."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ponderosa.evaluation.summary import RowContext
 from ponderosa.formats import CHAT_CODE, PLAIN_CODE, PLAIN_PROSE
 from ponderosa.metrics import compute_wilson_interval
 from ponderosa.model_directory import save_model
+from ponderosa.planning import plan_runs
 from ponderosa.progress import SILENT
 from ponderosa.records import Cost, Problem, Step
 from ponderosa.reward_model_directory import Calibration, RewardFile, load_reward_model, save_reward_file
@@ -28,8 +30,9 @@ from ponderosa.stages import step_errors
 from ponderosa.stages.labelled_solutions import PlantedErrors, draw_planted, encode_prefixes
 from ponderosa.stages.stage import Context, Outcome
 from ponderosa.steps import render_steps
+from ponderosa.summary import write_summary
 from ponderosa.tasks.step_labels import LabelledSolution
-from tiny_runs import FAMILY
+from tiny_runs import FAMILY, GROWN, build_recipe
 from tiny_training import TOKENIZER, build_tiny_model
 
 PLANTED: dict[str, Any] = {"count": 40, "options": FAMILY}
@@ -171,6 +174,28 @@ def test_a_run_that_was_killed_goes_on_to_the_same_table(root: Path, done: tuple
     assert outcome.kept > step_errors.UNIT_SOLUTIONS
     assert run_stage(root, "killed").ledger == outcome.ledger
     assert read_table(root / "killed" / step_errors.TABLE) == read_table(folder / step_errors.TABLE)
+
+
+def test_a_runs_summary_holds_its_rows(done: tuple[Path, Outcome], tmp_path: Path) -> None:
+    trees = {
+        "name": "trees",
+        "use": "search",
+        "model": "base",
+        "sources": [{"task": "quantities", "count": 9}],
+    }
+    reward = {"name": "ppm", "use": "reward_model", "model": "base", "trees": ["trees"]}
+    measured = {"name": "measured", "use": "step_errors", "reward_model": "ppm", "planted": PLANTED}
+    recipe = build_recipe(*GROWN, trees, reward, measured)
+    stages = plan_runs(recipe, tmp_path)
+    folder = tmp_path / "stages" / stages[-1].folder_name
+    shutil.copytree(done[0], folder)
+    (folder / "DONE").touch()
+    summary = read_json(write_summary(tmp_path, recipe, stages))
+    assert {(row["stage"], row["suite"], row["strategy"]) for row in summary["rows"]} == {
+        ("ppm", "planted", "score"),
+        ("ppm", "planted", "drop"),
+    }
+    assert {row["run"] for row in summary["rows"]} == {tmp_path.name}
 
 
 def test_two_reward_models_are_compared_on_the_same_solutions(root: Path, done: tuple[Path, Outcome]) -> None:
