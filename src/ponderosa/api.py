@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ponderosa.artifacts import Journal
+from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
+from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import RequestError
 from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.suites import load_suite
@@ -28,10 +30,12 @@ from ponderosa.progress import SILENT, Progress
 from ponderosa.records import Attempt, Problem, Step, Tree
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context, run_unit
-from ponderosa.search.registry import get_strategy
+from ponderosa.search.registry import check_reward_model, get_strategy
 from ponderosa.search.requests import SearchResult
 from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.search.strategies import Strategy
 from ponderosa.shown_trees import ShownTree, locate_ending
+from ponderosa.stages.policy import describe_policy, load_scorer_for
 from ponderosa.verify import Grader
 
 DEFAULT_TEMPERATURE = 0.7
@@ -50,13 +54,28 @@ class Solution:
     tree: ShownTree | None = None
 
 
+class Judge(NamedTuple):
+    """A loaded reward model and what results call it."""
+
+    scorer: NativeScorer
+    name: str
+
+
 class Reasoner:
     """A loaded model with its sandbox and grader; a context manager."""
 
-    def __init__(self, engine: NativeEngine, prompt_format: PromptFormat, name: str, workers: int) -> None:
+    def __init__(
+        self,
+        engine: NativeEngine,
+        prompt_format: PromptFormat,
+        name: str,
+        workers: int,
+        judge: Judge | None = None,
+    ) -> None:
         self.engine = engine
         self.prompt_format = prompt_format
         self.name = name
+        self.judge = judge
         self.sandbox = Sandbox(workers=workers)
         self.grader = Grader(num_workers=workers)
 
@@ -76,20 +95,25 @@ class Reasoner:
         *,
         strategy: str = "greedy",
         samples: int = 8,
+        search: Mapping[str, Any] | None = None,
         seed: int = 0,
         temperature: float | None = None,
         max_tokens: int = 512,
         watch: Callable[[Tree], None] | None = None,
     ) -> Solution:
-        """Solve one question; its code steps run in the sandbox. Raises RequestError if there is nothing to solve.
+        """Solve one question; its code steps run in the sandbox. Raises RequestError if there is nothing to solve, or
+        the strategy and the reward model do not go together.
 
-        watch: is shown the tree each time before it grows, by strategies that grow one.
+        search: the strategy's own parameters (docs/search.md). watch: is shown the tree each time before it grows, by strategies that grow one.
         """
         if not question.strip():
             raise RequestError('the question is empty; say what to solve, for example "What is 3 + 4?"')
         problem = Problem(question=question)
         context = replace(self._build_context(seed, temperature, max_tokens), watch=watch)
-        (result,) = run_unit(self.engine, self.sandbox, [problem], get_strategy(strategy, samples), context)
+        chosen = self._get_strategy(strategy, samples, search)
+        (result,) = run_unit(
+            self.engine, self.sandbox, [problem], chosen, context, scorer=self.judge and self.judge.scorer
+        )
         shown = result.chosen or result.attempts[0]
         if shown.finish == "error":
             raise RequestError(shown.error or "the engine refused the question")
@@ -101,6 +125,7 @@ class Reasoner:
         *,
         strategy: str = "greedy",
         samples: int = 8,
+        search: Mapping[str, Any] | None = None,
         limit: int | None = None,
         options: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -110,8 +135,10 @@ class Reasoner:
     ) -> list[dict[str, Any]]:
         """Result rows of a suite (a name or FILE.jsonl): every metric and slice with its interval.
 
-        options: the task's own, as a recipe gives them in `options:`.
+        search: the strategy's own parameters (docs/search.md). options: the task's own, as a recipe gives them in
+        `options:`.
         """
+        chosen = self._get_strategy(strategy, samples, search)
         started_at = time.monotonic()
         drawn = load_suite(suite, seed=seed, limit=limit, options=options, base=Path())
         for row in drawn.quarantined:
@@ -122,9 +149,10 @@ class Reasoner:
                 self.sandbox,
                 self.grader,
                 drawn,
-                get_strategy(strategy, samples),
+                chosen,
                 self._build_context(seed, temperature, max_tokens),
                 journal,
+                scorer=self.judge and self.judge.scorer,
                 progress=progress,
             )
         context = RowContext(
@@ -134,15 +162,29 @@ class Reasoner:
             suite=suite,
             suite_hash=drawn.content_hash,
             strategy=strategy,
+            reward_model=self.judge and self.judge.name,
             seed=seed,
             eval_s=time.monotonic() - started_at,
         )
-        return summarise(context, drawn.problems, graded, drawn.slice_keys)
+        settled_from = chosen.num_attempts if chosen.settles else None
+        return summarise(context, drawn.problems, graded, drawn.slice_keys, settled_from)
+
+    def _get_strategy(self, name: str, samples: int, parameters: Mapping[str, Any] | None) -> Strategy:
+        strategy = get_strategy(name, samples, parameters)
+        check_reward_model(strategy, is_given=self.judge is not None)
+        return strategy
 
     def _build_context(self, seed: int, temperature: float | None, max_tokens: int) -> SearchContext:
         sampling = Sampling(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature)
         limits = Limits(max_tokens=max_tokens)
-        return build_context(self.engine, self.prompt_format, seed=seed, sampling=sampling, limits=limits)
+        return build_context(
+            self.engine,
+            self.prompt_format,
+            seed=seed,
+            sampling=sampling,
+            limits=limits,
+            scorer=self.judge and self.judge.scorer,
+        )
 
 
 def _show_tree(question: str, result: SearchResult) -> ShownTree | None:
@@ -158,18 +200,28 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     prompt_format: str | None = None,
+    reward_model: str | Path | None = None,
     workers: int = 2,
 ) -> Reasoner:
     """Load a local model directory: safetensors only, no network, no remote code.
 
-    prompt_format: a shipped format's name; default, the one the directory was saved with.
-    Raises DataError if the folder holds no model, ConfigError for an unknown format or device.
+    prompt_format: a shipped format's name; default, the one the directory was saved with. reward_model: a directory of
+    one that was trained from a model of the same family, for the strategies that use one.
+    Raises DataError if a folder holds no model, ConfigError for an unknown format or device, or a reward model to which
+    the model's token ids mean something else.
     """
     folder = Path(model)
     check_model_directory(folder)
     chosen = get_format(prompt_format) if prompt_format else load_format(folder)
-    engine = load_engine(folder, device=device, dtype="float32" if dtype == "auto" else dtype)
-    return Reasoner(engine, chosen, folder.name, workers)
+    dtype = "float32" if dtype == "auto" else dtype
+    engine = load_engine(folder, device=device, dtype=dtype)
+    judge = None
+    if reward_model is not None:
+        policy = describe_policy(load_codec(folder), chosen, engine.model_id)
+        judge_dir = Path(reward_model)
+        scorer = load_scorer_for(policy, judge_dir, where=str(judge_dir), device=device, dtype=dtype)
+        judge = Judge(scorer, judge_dir.name)
+    return Reasoner(engine, chosen, folder.name, workers, judge)
 
 
 def solve(model: str | Path, question: str, **options: Any) -> Solution:

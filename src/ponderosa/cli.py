@@ -62,8 +62,31 @@ Verbose = Annotated[
         "-v", "--verbose", help="Say what is done and why; show where an error arose.", callback=_show_debug
     ),
 ]
-Strategy = Annotated[str, typer.Option("--strategy", help="greedy, sample or majority.")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Solutions per problem (sample, majority).")]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        help="greedy, sample, majority, best_of_n, weighted_vote, beam, dvts or mcts (docs/search.md).",
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples", min=1, help="Solutions per problem; candidate steps (beam, dvts), rollouts (mcts)."
+    ),
+]
+SearchParameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search", help="A parameter of the strategy: --search width=4, --search token_budget=2000."
+    ),
+]
+RewardModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--reward-model", help="A reward model's directory (best_of_n, weighted_vote, beam, dvts, mcts)."
+    ),
+]
 
 
 def _show_version(is_asked: bool) -> None:
@@ -167,6 +190,8 @@ def solve(
     question: Annotated[str, typer.Argument(help="The question.")],
     strategy: Strategy = "greedy",
     samples: Samples = 8,
+    search: SearchParameters = None,
+    reward_model: RewardModel = None,
     show_tree: Annotated[
         bool, typer.Option("--show-tree", help="Draw the search tree as it grows (beam, dvts, mcts).")
     ] = False,
@@ -189,11 +214,16 @@ def solve(
 
     if show_tree or tree_page:
         check_grows_tree(strategy)
-    with _load(model, device, dtype, format) as reasoner, TreeDrawing(question) as drawing:
+    parameters = _parse_search(strategy, samples, search, reward_model)
+    with (
+        _load(model, device, dtype, format, reward_model) as reasoner,
+        TreeDrawing(question) as drawing,
+    ):
         solution = reasoner.solve(
             question,
             strategy=strategy,
             samples=samples,
+            search=parameters,
             seed=seed,
             temperature=temperature,
             max_tokens=max_tokens,
@@ -224,6 +254,8 @@ def evaluate(
     ],
     strategy: Strategy = "greedy",
     samples: Samples = 8,
+    search: SearchParameters = None,
+    reward_model: RewardModel = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most problems to draw.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="An option of the task: --set max_operations=4.")
@@ -240,7 +272,7 @@ def evaluate(
     quiet: Quiet = False,
     _: Verbose = False,
 ) -> None:
-    """Measure a model on a suite: pass@k, majority@k, tokens, truncation, each with its interval."""
+    """Measure a model on a suite: pass@k, majority@k or accuracy, tokens, truncation, each with its interval."""
     from ponderosa.artifacts import write_json
     from ponderosa.config import set_path
     from ponderosa.console import build_progress
@@ -249,11 +281,13 @@ def evaluate(
     options: dict[str, Any] = {}
     for assignment in assignments or []:
         set_path(options, assignment)
-    with _load(model, device, dtype, format) as reasoner:
+    parameters = _parse_search(strategy, samples, search, reward_model)
+    with _load(model, device, dtype, format, reward_model) as reasoner:
         rows = reasoner.evaluate(
             suite,
             strategy=strategy,
             samples=samples,
+            search=parameters,
             limit=limit,
             options=options,
             seed=seed,
@@ -391,11 +425,27 @@ def _show_plan(recipe: Any, base: Path, out: Path) -> None:
     print("\n".join([render_plan(lines), *find_missing(stages)]))
 
 
+def _parse_search(
+    strategy: str, samples: int, assignments: list[str] | None, reward_model: Path | None
+) -> dict[str, Any]:
+    """A strategy's parameters, looked over before any model is loaded."""
+    from ponderosa.config import set_path
+    from ponderosa.search.registry import check_reward_model, get_strategy
+
+    parameters: dict[str, Any] = {}
+    for assignment in assignments or []:
+        set_path(parameters, assignment, option="--search")
+    check_reward_model(get_strategy(strategy, samples, parameters), is_given=reward_model is not None)
+    return parameters
+
+
 @contextmanager
-def _load(model: Path, device: str, dtype: str, format: str | None) -> Iterator[Any]:
+def _load(
+    model: Path, device: str, dtype: str, format: str | None, reward_model: Path | None = None
+) -> Iterator[Any]:
     from ponderosa.api import load
 
-    with load(model, device=device, dtype=dtype, prompt_format=format) as reasoner:
+    with load(model, device=device, dtype=dtype, prompt_format=format, reward_model=reward_model) as reasoner:
         yield reasoner
 
 

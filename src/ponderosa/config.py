@@ -87,16 +87,16 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def set_path(values: dict[str, Any], assignment: str) -> None:
-    """Apply one `--set a.b=value` in place; the value is read as YAML."""
+def set_path(values: dict[str, Any], assignment: str, *, option: str = "--set") -> None:
+    """Apply one `--set a.b=value` in place; the value is read as YAML. option: what errors call it."""
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise ConfigError(f"--set {assignment!r}: write path=value, for example --set seed=1")
+        raise ConfigError(f"{option} {assignment!r}: write path=value, for example {option} seed=1")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from None
-    set_value(values, path, value, where=f"--set {assignment!r}")
+        raise ConfigError(f"{option} {assignment!r}: the value is not valid YAML") from None
+    set_value(values, path, value, where=f"{option} {assignment!r}")
 
 
 def set_value(values: dict[str, Any], path: str, value: Any, *, where: str) -> None:

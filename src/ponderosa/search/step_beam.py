@@ -9,6 +9,7 @@ Best is what the reward model scores highest. Without one it is the highest mean
 wrong, so the search then ends in a vote.
 """
 
+import math
 from collections.abc import Generator, Iterable
 from itertools import compress
 from statistics import fmean
@@ -68,16 +69,17 @@ class StepBeam(Strategy):
 
 
 def rank_nodes(nodes: Iterable[SearchNode]) -> list[SearchNode]:
-    """The nodes that are not dead, best first; equals in the order given."""
-    return sorted((node for node in nodes if not node.is_dead), key=compute_rank, reverse=True)
+    """The nodes that are not dead, best first; equals in the order given. Where nodes are judged, one that could not be,
+    because it does not fit the reward model's context, comes last."""
+    alive = [node for node in nodes if not node.is_dead]
+    if any(node.score is not None for node in alive):
+        return sorted(alive, key=lambda node: -math.inf if node.score is None else node.score, reverse=True)
+    return sorted(alive, key=lambda node: (compute_mean_logprob(node), node.multiplicity), reverse=True)
 
 
-def compute_rank(node: SearchNode) -> tuple[float, int]:
-    """What a partial or ended solution is ranked by: more is better."""
-    if node.score is not None:
-        return node.score, 0
-    logprobs = list(compress(node.draft.model_logprobs, node.draft.sampled))
-    return fmean(logprobs or [0.0]), node.multiplicity
+def compute_mean_logprob(node: SearchNode) -> float:
+    """Of a sampled token of the solution up to here, under the policy at temperature 1."""
+    return fmean(list(compress(node.draft.model_logprobs, node.draft.sampled)) or [0.0])
 
 
 def has_solution(tree: SearchTree) -> bool:
