@@ -86,12 +86,12 @@ def test_hostile_text_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_tree_is_drawn_in_place_as_it_grows_and_then_gone() -> None:
     out = io.StringIO()
     with TreeDrawing(QUESTION, Console(file=out, force_terminal=True, width=100, height=30)) as drawing:
-        drawing.draw(grow_tree(1).tree)
+        drawing.draw(lambda: grow_tree(1).tree)
         first = out.getvalue()
-        drawing.draw(grow_tree(9).tree)
+        drawing.draw(lambda: grow_tree(9).tree)
         too_soon = out.getvalue()
         drawing.drawn_at -= 1
-        drawing.draw(grow_tree(900).tree)
+        drawing.draw(lambda: grow_tree(900).tree)
         last = out.getvalue()[len(first) :]
 
     assert "1 step · 31 tokens · growing" in first
@@ -104,7 +104,7 @@ def test_a_tree_is_drawn_in_place_as_it_grows_and_then_gone() -> None:
 def test_a_tree_is_not_drawn_as_it_grows_where_nobody_looks() -> None:
     out = io.StringIO()
     with TreeDrawing(QUESTION, Console(file=out, width=100)) as drawing:
-        drawing.draw(grow_tree(9).tree)
+        drawing.draw(lambda: grow_tree(9).tree)
 
     assert out.getvalue() == ""
 

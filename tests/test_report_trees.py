@@ -387,6 +387,11 @@ def test_a_line_shows_visits_q_score_output_and_multiplicity() -> None:
     assert line == "   12  −0.62  +0.41   └ # Ben has twice as many. · ben = 2 * ada → 28 29 ×3"
 
 
+def test_an_empty_step_says_so_unless_it_ends_the_solution() -> None:
+    ended = build_node(0, 1, " \n", finish="stop", answer="51")
+    assert list_tree_lines(build_shown(build_node(None, 2, ""), ended)) == ["  └ (empty)", "    └  ■ 51"]
+
+
 def test_the_least_visited_steps_are_left_out_and_counted() -> None:
     nodes = [build_node(None, 10 - place, f"s{place}") for place in range(6)]
     shown = build_shown(*nodes, build_node(5, 1, "below"), build_node(0, 1, "under"))

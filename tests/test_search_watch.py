@@ -26,7 +26,7 @@ SCRIPT = {
 def search(strategy: MCTS | StepBeam, watched: list[Tree] | None) -> SearchResult:
     engine = ScriptedEngine(SCRIPT)
     context = build_context(engine, PLAIN_CODE, sampling=Sampling())
-    context = replace(context, watch=None if watched is None else watched.append)
+    context = replace(context, watch=None if watched is None else lambda build: watched.append(build()))
     (result,) = run_unit(engine, FakeSandbox(), [PROBLEM], strategy, context)
     return result
 

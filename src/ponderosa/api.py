@@ -7,7 +7,7 @@ with ponderosa.load("path/to/model") as reasoner:
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +27,12 @@ from ponderosa.model_directory import check_model_directory
 from ponderosa.pipeline import RunOptions, run_recipe
 from ponderosa.planning import find_base, find_recipe, load_recipe
 from ponderosa.progress import SILENT, Progress
-from ponderosa.records import Attempt, Problem, Step, Tree
+from ponderosa.records import Attempt, Problem, Step
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context, run_unit
 from ponderosa.search.registry import check_reward_model, get_strategy
 from ponderosa.search.requests import SearchResult
-from ponderosa.search.solution import Limits, SearchContext
+from ponderosa.search.solution import Limits, SearchContext, Watch
 from ponderosa.search.strategies import Strategy
 from ponderosa.shown_trees import ShownTree, locate_ending
 from ponderosa.stages.policy import describe_policy, load_scorer_for
@@ -99,12 +99,13 @@ class Reasoner:
         seed: int = 0,
         temperature: float | None = None,
         max_tokens: int = 512,
-        watch: Callable[[Tree], None] | None = None,
+        watch: Watch | None = None,
     ) -> Solution:
         """Solve one question; its code steps run in the sandbox. Raises RequestError if there is nothing to solve, or
         the strategy and the reward model do not go together.
 
-        search: the strategy's own parameters (docs/search.md). watch: is shown the tree each time before it grows, by strategies that grow one.
+        search: the strategy's own parameters (docs/search.md).
+        watch: is told each time before the tree grows on, by strategies that grow one.
         """
         if not question.strip():
             raise RequestError('the question is empty; say what to solve, for example "What is 3 + 4?"')

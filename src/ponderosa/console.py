@@ -6,6 +6,7 @@ less than two seconds is not mentioned at all.
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -147,12 +148,12 @@ class TreeDrawing:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def draw(self, tree: Tree) -> None:
-        """Show what has grown, unless something was shown just now."""
+    def draw(self, build: Callable[[], Tree]) -> None:
+        """Show the tree as it is now, unless it was shown a moment ago."""
         if not self.console.is_terminal or time.monotonic() - self.drawn_at < DRAW_EVERY_S:
             return
         self.live.start()
-        shown = ShownTree(self.question, tree)
+        shown = ShownTree(self.question, build())
         text = render_tree_text(shown, most_lines=self.console.height - 1, is_growing=True)
         self.live.update(text, refresh=True)
         self.drawn_at = time.monotonic()

@@ -51,7 +51,8 @@ def list_children(tree: Tree) -> dict[int | None, list[int]]:
 
 def spell_step(node: Node) -> str:
     """A step in one line that is safe to show: its lines, comments first as they stand, joined."""
-    return " · ".join(_list_lines(node.step.code or node.step.text))
+    line = " · ".join(_list_lines(node.step.code or node.step.text))
+    return line or ("" if node.finish else "(empty)")
 
 
 def spell_output(node: Node) -> str:

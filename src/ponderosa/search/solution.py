@@ -30,6 +30,9 @@ from ponderosa.steps import parse_code
 ReadAnswer = Callable[[str, Sequence[Step]], tuple[str | None, str | None]]
 """The final answer of a solution and its canonical key, from its text and steps."""
 
+Watch = Callable[[Callable[[], Tree]], None]
+"""Called with what builds the record of a growing tree as it is now, so that only a tree that is looked at is built."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -50,7 +53,7 @@ class SearchContext:
 
     max_context: tokens that engine and reward model can take, prompt included. scorer_id: the reward model's; None where
     there is none, and `Score` is refused.
-    watch: is shown a tree each time before it grows on, for people to look at; no search depends on it.
+    watch: is told each time before a tree grows on; no search depends on it.
     """
 
     codec: Codec
@@ -64,7 +67,7 @@ class SearchContext:
     limits: Limits = field(default_factory=Limits)
     scorer_id: str | None = None
     scorer_flops_per_token: float = 0.0
-    watch: Callable[[Tree], None] | None = None
+    watch: Watch | None = None
 
 
 def write_solution(

@@ -19,6 +19,7 @@ two rules of search that come to the same prefix draw the same candidates there,
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ponderosa.identity import content_hash, derive_seed
 from ponderosa.records import Attempt, Node, Step, Tree, TreeEnd
@@ -119,7 +120,7 @@ class SearchTree:
         assert nodes, "nothing to expand"
         assert all(node.is_open for node in nodes), "a solution that ended cannot go on"
         if self.context.watch is not None:
-            self.context.watch(self.build_record("budget"))
+            self.context.watch(partial(self.build_record, "budget"))
         (expansions,) = yield [Gather([self._draw(node, num_candidates) for node in nodes])]
         return [self._add(node, expansion) for node, expansion in zip(nodes, expansions, strict=True)]
 
