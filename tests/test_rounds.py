@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ponderosa.errors import ConfigError
-from ponderosa.planning import PlannedStage, load_recipe, plan_recipe, plan_runs
+from ponderosa.planning import PlannedStage, find_recipe, load_recipe, plan_recipe, plan_runs
 from ponderosa.rounds import expand_rounds
 from tiny_runs import FAMILY, GROWN
 
@@ -108,6 +108,16 @@ def test_arms_and_extensions_speak_of_the_written_out_stages(tmp_path: Path) -> 
     assert [stage for stage in load_recipe(child).stages if stage.get("samples") == 7] == [
         {**load_recipe(path).stages[-2], "samples": 7}
     ]
+
+
+@pytest.mark.parametrize("name", ["self-evolution", "self-evolution-tiny"])
+def test_shipped_rounds_search_with_what_the_round_before_left_and_train_from_one_start(name: str) -> None:
+    needs = {stage.name: stage.needs for stage in plan_recipe(load_recipe(find_recipe(name)), Path())}
+    assert needs["trees-1"] == ("policy-0",)
+    assert needs["trees-2"] == ("policy-1", "ppm-1")
+    assert needs["policy-2"] == ("midtrained", "primer", "trees-2")
+    assert needs["ppm-2"] == ("policy-2", "trees-2")
+    assert needs["evaluate-2"] == ("policy-2", "evaluate-1")
 
 
 @pytest.mark.parametrize(

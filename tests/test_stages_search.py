@@ -158,13 +158,24 @@ LEARNED = {
     "train": TRAIN,
 }
 PAIRED = {"name": "paired", "use": "pairs", "trees": ["trees"], "reference": "policy"}
+JUDGE = {
+    "name": "ppm",
+    "use": "reward_model",
+    "model": "policy",
+    "trees": ["trees"],
+    "kind": "q_regression",
+    "held_out_frac": 0.4,
+}
+GUIDED = {**SEARCHED, "name": "guided", "reward_model": "ppm", "sources": [{**TASK, "count": 4}]}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     (folder / "sevens.py").write_text(SEVENS)
-    run_tiny(folder / "run", *GROWN, WORKED, {**POLICY, "epochs": 12}, SEARCHED, LEARNED, PAIRED)
+    run_tiny(
+        folder / "run", *GROWN, WORKED, {**POLICY, "epochs": 12}, SEARCHED, LEARNED, PAIRED, JUDGE, GUIDED
+    )
     return folder / "run"
 
 
@@ -181,6 +192,15 @@ def test_the_manifest_says_what_was_solved_what_it_cost_and_how_busy_the_engine_
     assert 0 < facts["occupancy"] <= 1
     assert manifest["ledger"]["generated_tokens"] == sum(tree.cost.generated_tokens for tree, _ in trees) > 0
     assert manifest["ledger"]["eval_flops"] == pytest.approx(sum(tree.cost.flops for tree, _ in trees))
+
+
+def test_a_stages_reward_model_guides_the_search(run: Path) -> None:
+    trees = load_trees(find_stage(run, "guided"))
+    assert len({graded.tree.scorer_id for graded in trees} - {None}) == 1
+    assert all(
+        node.score is not None for graded in trees for node in graded.tree.nodes if node.finish is None
+    )
+    assert read_json(find_stage(run, "guided") / "manifest.json")["ledger"]["scored_tokens"] > 0
 
 
 def test_a_few_trees_are_left_for_readers(run: Path) -> None:

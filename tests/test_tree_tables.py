@@ -1,16 +1,19 @@
 """Search trees in Parquet: the round trip is exact and parts add up."""
 
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ponderosa.data.trajectories import list_trajectories
 from ponderosa.records import GradedTree, Step, to_record
 from ponderosa.stages.tree_tables import load_trees, save_trees
 from tree_records import RIGHT, WRONG, build_node, build_tree
 
+DOCS = Path(__file__).parents[1] / "docs" / "trees.md"
 ENDED = {"finish": "stop", "answer": "7", "answer_key": "7"}
 FORKED = GradedTree(
     build_tree(
@@ -64,6 +67,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=5),
     number=FLOATS,
@@ -92,3 +96,30 @@ def test_every_value_survives_exactly(
     graded = GradedTree(build_tree(node, seed=seed), {0: RIGHT})
     save_trees(folder, [graded])
     assert load_trees(folder) == [graded]
+
+
+# Questions to the tables
+
+
+QUERIES = re.findall(r"^```sql\n(.*?)^```", DOCS.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_documented_queries_run_and_the_paths_they_find_are_the_trajectories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duckdb = pytest.importorskip(
+        "duckdb", reason="duckdb is not installed: the queries of docs/trees.md were not run"
+    )
+    save_trees(tmp_path, [FORKED, BARE])
+    monkeypatch.chdir(tmp_path)
+    answers = [duckdb.sql(query) for query in QUERIES]
+    assert len(answers) == 5
+    found = [
+        (row["tree"], row["ending"], row["mean_q"], row["least_q"], row["program"])
+        for answer in answers
+        if "mean_q" in answer.columns
+        for row in answer.to_arrow_table().to_pylist()
+    ]
+    (trajectory,) = (one for one in list_trajectories(FORKED) if one.graded.verdict.correct)
+    program = "\n".join(step.code or "" for step in trajectory.graded.attempt.steps)
+    assert found == [(0, 1, *trajectory.rank, program)]
