@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ponderosa.config import Config
 from ponderosa.data.rollouts import DISTINCT, Distinct, RolloutSelection, join_selections, take_correct
+from ponderosa.data.tree_outcomes import list_path
 from ponderosa.records import Attempt, Cost, GradedAttempt, GradedTree, Node, Tree
 
 
@@ -51,18 +52,10 @@ def list_trajectories(graded: GradedTree) -> list[Trajectory]:
     """Every way through a tree that has a verdict, in the order in which their last nodes were made."""
     trajectories = []
     for place, verdict in sorted(graded.verdicts.items()):
-        path = find_path(graded.tree, place)
+        path = [graded.tree.nodes[step] for step in list_path(graded.tree, place)]
         attempt = _build_attempt(graded.tree, path, place)
         trajectories.append(Trajectory(GradedAttempt(attempt, verdict), tuple(node.value for node in path)))
     return trajectories
-
-
-def find_path(tree: Tree, place: int) -> list[Node]:
-    """The nodes that lead from the prompt to one, itself included."""
-    path = [tree.nodes[place]]
-    while (parent := path[-1].parent) is not None:
-        path.append(tree.nodes[parent])
-    return path[::-1]
 
 
 def select_trajectories(
