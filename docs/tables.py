@@ -96,7 +96,7 @@ def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
             f"**{format_percent(line.row['value'])}** {format_interval(line.row['low'], line.row['high'])}",
             *([f"{len(line.seed_values)}: {format_range(line.seed_values)}"] if has_seeds else []),
             format_count(line.row["n"]),
-            *(render_slice(shown, line, name, metric) for name in slices),
+            *(render_slice(shown, line, name) for name in slices),
             render_test(line),
             format_duration(line.compute_cost("stage_s")),
             format_amount(line.compute_cost("train_flops")),
@@ -113,11 +113,11 @@ def list_slices(rows: Sequence[Mapping[str, Any]], suite: str) -> list[str]:
     )
 
 
-def render_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str, metric: str) -> str:
-    same = ("stage", "model", "suite", "strategy", "seed", "arm")
+def render_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str) -> str:
+    same = ("stage", "model", "suite", "strategy", "metric", "seed", "arm")
     for row in rows:
         is_same = all(row[key] == line.row[key] for key in same)
-        if is_same and row["slice"] == name and row["metric"] == metric:
+        if is_same and row["slice"] == name:
             return f"{format_percent(row['value'])} (n = {format_count(row['n'])})"
     return MISSING
 

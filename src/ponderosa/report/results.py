@@ -30,6 +30,7 @@ from ponderosa.report.table import (
     ALL,
     StageLine,
     compute_difference,
+    list_headline_rows,
     list_shown_rows,
     list_stage_lines,
     name_model,
@@ -61,11 +62,12 @@ def render_headline(run: Run) -> Html:
         return tag("p", "No model has been evaluated yet.", class_="headline missing")
     first, last = lines[0], lines[-1]
     count = f"{format_count(last.row.get('n'))} problems of {last.suite}"
+    metric = str(first.row.get("metric"))
     now = [tag("strong", format_percent(last.row.get("value"))), f" ({last.name})"]
     if first is last:
-        return tag("p", now, f" {get_metric(run)} on {count}.", class_="headline")
+        return tag("p", now, f" {metric} on {count}.", class_="headline")
     before = [tag("strong", format_percent(first.row.get("value"))), f" ({first.name})"]
-    return tag("p", f"{get_metric(run)} on {count}: from ", before, " to ", now, ".", class_="headline")
+    return tag("p", f"{metric} on {count}: from ", before, " to ", now, ".", class_="headline")
 
 
 def render_stage_tables(run: Run) -> Html:
@@ -77,10 +79,10 @@ def render_stage_tables(run: Run) -> Html:
     groups: dict[tuple[str, str], list[StageLine]] = {}
     for line in lines:
         groups.setdefault((line.suite, line.strategy), []).append(line)
-    return join(_render_stage_table(members, get_metric(run), colours) for members in groups.values())
+    return join(_render_stage_table(members, colours) for members in groups.values())
 
 
-def _render_stage_table(lines: Sequence[StageLine], metric: str, colours: Mapping[str, int]) -> Html:
+def _render_stage_table(lines: Sequence[StageLine], colours: Mapping[str, int]) -> Html:
     row = lines[0].row
     samples = as_number(row.get("samples")) or 1
     seeds = len(as_list(row.get("seeds")))
@@ -92,7 +94,7 @@ def _render_stage_table(lines: Sequence[StageLine], metric: str, colours: Mappin
     caption = tag("caption", tag("b", lines[0].suite), tag("span", " · ".join(facts)))
     columns = (
         "stage",
-        metric,
+        str(row.get("metric")),
         "95% interval",
         *(("seeds",) if any(line.seed_values for line in lines) else ()),
         "vs the stage before",
@@ -168,11 +170,10 @@ class _Sliced(NamedTuple):
 
 def render_slices(run: Run) -> Html | None:
     """Accuracy against each slicing key (difficulty, level), one chart per suite and key; None without slices."""
-    metric = get_metric(run)
     sliced: list[_Sliced] = []
-    for row in list_shown_rows(run.rows):
+    for row in list_headline_rows(list_shown_rows(run.rows), get_metric(run)):
         key, equals, value = _text(row, "slice").partition("=")
-        if equals and row.get("metric") == metric:
+        if equals:
             sliced.append(_Sliced(row, (_text(row, "suite"), _text(row, "strategy"), key), value))
     charts = [
         _render_slice_chart(run, [item for item in sliced if item.chart == chart])
@@ -186,7 +187,7 @@ def _render_slice_chart(run: Run, members: Sequence[_Sliced]) -> Html:
     sizes = {item.value: item.row.get("n") for item in members}
     categories = list(sizes)
     series = _group_series(run, [(item.row, categories.index(item.value)) for item in members])
-    title = f"{get_metric(run)} on {suite} by {key}, {strategy}"
+    title = f"{_text(members[0].row, 'metric')} on {suite} by {key}, {strategy}"
     chart = render_whiskers(series, categories, x_title=key, title=title)
     numbers = _render_slice_numbers(key, sizes, series)
     return join([_frame(f"{suite}, {strategy}", chart, series), tag("figure", numbers)])

@@ -12,6 +12,7 @@ from ponderosa.report.numbers import as_number
 from ponderosa.report.run import Record, as_list
 
 ALL = "all"
+ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def list_stage_lines(
 ) -> list[StageLine]:
     """Lines in the order of the rows, grouped by suite and strategy."""
     overall = [row for row in list_shown_rows(rows) if row.get("slice") == ALL]
-    headline = [row for row in overall if row.get("metric") == metric]
+    headline = list_headline_rows(overall, metric)
     lines: list[StageLine] = []
     for group in dict.fromkeys(_group(row) for row in headline):
         members = [row for row in headline if _group(row) == group]
@@ -70,7 +71,7 @@ def list_stage_lines(
                     suite=group[0],
                     strategy=group[1],
                     row=row,
-                    test=_find_test(tests, row, members[:index], metric),
+                    test=_find_test(tests, row, members[:index]),
                     seed_values=list_seed_values(rows, row),
                     mean_tokens=others.get("mean_generated_tokens"),
                     truncated_frac=others.get("truncated_frac"),
@@ -93,6 +94,12 @@ def list_shown_rows(rows: Sequence[Record]) -> list[Record]:
     for row in merged.values():
         row["arm"] = " + ".join(row["arms"]) if len(row["arms"]) < num_arms else None
     return list(merged.values())
+
+
+def list_headline_rows(rows: Sequence[Record], metric: str) -> list[Record]:
+    """The rows of a metric; of a suite and strategy without it, the accuracy of what the strategy settled on."""
+    with_metric = {_group(row) for row in rows if row.get("metric") == metric}
+    return [row for row in rows if row.get("metric") == (metric if _group(row) in with_metric else ACCURACY)]
 
 
 def list_seed_values(rows: Sequence[Record], joint: Record) -> tuple[float, ...]:
@@ -125,7 +132,7 @@ def compute_difference(test: Record | None) -> float | None:
     return None if a is None or b is None else b - a
 
 
-def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], metric: str) -> Record | None:
+def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record]) -> Record | None:
     """The test of this model against the nearest earlier one it was tested against."""
     candidates = [
         test
@@ -133,7 +140,7 @@ def _find_test(tests: Sequence[Record], row: Record, earlier: Sequence[Record], 
         if test.get("suite") == row.get("suite")
         and test.get("strategy", row.get("strategy")) == row.get("strategy")
         and test.get("slice") == ALL
-        and test.get("metric") == metric
+        and test.get("metric") == row.get("metric")
         and test.get("seed", row.get("seed")) == row.get("seed")
         and str(test.get("arm", "")) in row["arms"]
         and str(test.get("b")) in _names(row)
