@@ -444,6 +444,12 @@ def test_summary_rows_carry_every_column(whole_run: Path) -> None:
     assert [test["suite"] for test in summary["tests"] if test["slice"] == "all"] == ["quantities"]
 
 
+def test_shown_attempts_say_the_slice_they_belong_to(whole_run: Path) -> None:
+    shown = read_json(find_stage(whole_run, "evaluate-sft") / "samples.json")
+
+    assert {sample["slice"].partition("=")[0] for sample in shown} == {"operations"}
+
+
 def test_only_finished_work_is_left_behind(whole_run: Path) -> None:
     names = {path.name for path in whole_run.glob("stages/*/*")}
 

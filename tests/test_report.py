@@ -11,6 +11,7 @@ import pytest
 
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.report import write_report
+from ponderosa.report.numbers import format_tick
 from ponderosa.report.terminal import render_run_table
 from synthetic_run import build_run
 from synthetic_sweep import ARMS, build_sweep
@@ -118,7 +119,7 @@ def test_the_page_shows_curves_attempts_yields_costs_recipe_and_hardware(page) -
     for piece in ("cleo = ben - 5", "NameError: name 'baskets' is not defined", "wrong answer", "193.5"):
         assert piece in page.text
     for piece in (
-        "60,000 records",
+        "59,412 of 60,000 problems kept (99.0%)",
         "duplicate",
         "401",
         "83.5T",
@@ -127,6 +128,56 @@ def test_the_page_shows_curves_attempts_yields_costs_recipe_and_hardware(page) -
         "x86_64 with AVX-512",
     ):
         assert piece in page.text
+
+
+def test_training_is_told_in_words_with_units(page) -> None:
+    for line in (
+        "1,896 optimizer steps over 4.09M tokens · loss",
+        "1.91M parameters",
+        "18,903 tokens a second (median of steps)",
+    ):
+        assert line in page.text
+
+
+def test_an_attempt_says_its_slice_and_what_its_tokens_are(page) -> None:
+    assert "operations 2 · 61 tokens written" in page.text
+    assert "operations 1 · 160 tokens written · cut at the token limit" in page.text
+
+
+def test_the_results_name_the_seed_of_the_training_and_that_of_the_problems(tmp_path) -> None:
+    run = build_run(tmp_path)
+    assert "· training seed 7" in Page(write_report(run).read_text("utf-8")).text
+    for path in run.glob("stages/evaluate-*/config.json"):
+        suite = {"suite": "quantities", "strategy": "greedy", "seed": 9176, "label": None}
+        other = {**suite, "suite": "svamp", "seed": 1}
+        write_json(path, {"model": path.parent.name.split("-")[1], "suites": [other, suite]})
+    assert (
+        "· training seed 7 · problems drawn by seed 9176" in Page(write_report(run).read_text("utf-8")).text
+    )
+
+
+def test_stages_that_select_nothing_and_drop_nothing_have_no_yield(tmp_path) -> None:
+    run = build_run(tmp_path)
+    for name, counts in (
+        ("pretrain", {"kept": 99, "dropped": {}}),
+        ("sft", {"kept": 5, "dropped": {"too_long": 3}}),
+    ):
+        [path] = run.glob(f"stages/{name}-*/manifest.json")
+        write_json(path, {**read_json(path), "counts": counts})
+    [section] = re.findall(
+        r'<section id="data-yield">.*?</section>', write_report(run).read_text("utf-8"), re.S
+    )
+    assert re.findall(r"<figcaption><b>(.*?)</b><span>(.*?)</span>", section) == [
+        ("problems", "59,412 of 60,000 problems kept (99.0%)"),
+        ("sft", "3 left out"),
+    ]
+    assert "too long" in section
+
+
+def test_labels_of_very_small_values_are_short_and_exact() -> None:
+    for value in (1e-9, 2e-5, 0.0001, 0.00015, 0.002, 0.25, 5.0, -0.0005, 0.0):
+        assert float(format_tick(value)) == value
+        assert len(format_tick(value)) <= 6
 
 
 def test_the_page_is_the_same_whenever_it_is_written(run_dir) -> None:
@@ -306,7 +357,7 @@ def test_seeds_are_one_line_with_their_range_and_shared_stages_come_once(sweep_d
         if (row["stage"], row["slice"], row["metric"]) == ("base", "all", "pass@1")
     ]
     assert f"{100 * min(of_base):.1f}–{100 * max(of_base):.1f}%" in page.text
-    assert page.text.count("3 seeds") == 2
+    assert page.text.count("3 training seeds") == 2
     assert "base, copying" not in page.text
     assert "midtrain, no-copying, seed 2" in page.text
 

@@ -104,8 +104,8 @@ def test_an_rl_stage_shows_what_it_earned_and_how_it_changed(tmp_path: Path) -> 
     for line in ("correctness", "repetition", "weighted sum", "above", "below"):
         assert f"</span>{line}</li>" in section
     assert re.search(r" accuracy 4\d\.?\d?% → 7\d\.?\d?%</summary>", section)
-    assert "60 steps" in section
-    assert "3,130 tokens/s (median)" in section
+    assert "60 optimizer steps over 1.26M tokens" in section
+    assert "3,130 tokens a second (median of steps)" in section
 
 
 def test_a_line_under_a_chart_says_where_its_first_and_last_tenth_were(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from ponderosa.report.html import Html, join, tag
 from ponderosa.report.numbers import format_count
 from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records
+from ponderosa.report.table import ALL
 
 _MOST_CHARACTERS = 4_000
 _MOST_SAMPLES = 24
@@ -39,7 +40,8 @@ def _render_attempt(sample: Record) -> Html:
         reason.replace("_", " "),
         class_=f"badge {'right' if is_correct else 'wrong'}",
     )
-    facts = [_text(sample.get("slice")), f"{format_count(sample.get('tokens'))} tokens"]
+    name = _text(sample.get("slice")).replace("=", " ")
+    facts = ["" if name == ALL else name, f"{format_count(sample.get('tokens'))} tokens written"]
     if sample.get("finish") == "length":
         facts.append("cut at the token limit")
     head = tag("header", badge, tag("span", " · ".join(fact for fact in facts if fact), class_="note"))

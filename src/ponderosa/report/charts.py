@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ponderosa.report.html import Html, tag
+from ponderosa.report.numbers import format_tick
 
 WIDTH, HEIGHT = 360, 225
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 40
@@ -54,7 +55,7 @@ def render_curve(series: Series, *, x_title: str, format_x: Callable[[float], st
     mean = [(x(points[i].x), y(smooth[i])) for i in kept]
     return _svg(
         title,
-        [_y_tick(y(value), f"{value:g}") for value in _log_ticks(low, high)],
+        [_y_tick(y(value), format_tick(value)) for value in _log_ticks(low, high)],
         [_x_tick(x(value), format_x(value)) for value in _nice_ticks(points[0].x, points[-1].x, 4)],
         _x_title(x_title),
         tag("polyline", points=_path(raw), class_=f"raw s{series.colour}"),
@@ -131,7 +132,7 @@ def render_signed(series: Series, *, x_title: str, title: str) -> Html:
     y = _linear_scale(min(ends), max(ends), HEIGHT - BOTTOM, TOP)
     return _svg(
         title,
-        [_y_tick(y(value), f"{value:g}") for value in _nice_ticks(min(ends), max(ends), 4)],
+        [_y_tick(y(value), format_tick(value)) for value in _nice_ticks(min(ends), max(ends), 4)],
         [_x_tick(x(value), f"{value:g}") for value in _nice_ticks(left, right, 5)],
         _x_title(x_title),
         tag("line", x1=x(0), x2=x(0), y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"),

@@ -13,6 +13,8 @@ from ponderosa.report.numbers import (
 )
 from ponderosa.report.run import Run, StageFolder, as_record
 
+_SELECTED = {"solutions": "problems", "textbook": "documents", "pairs": "attempts"}
+"""What is counted by stages whose kept and dropped records are of one kind."""
 _COLUMNS = (
     ("trained tokens", ("train_tokens",)),
     ("prompt tokens", ("prompt_tokens",)),
@@ -55,27 +57,38 @@ def _render_row(label: str, stages: Sequence[StageFolder], total_s: float, names
 
 
 def render_yields(run: Run) -> Html | None:
-    """Kept and dropped records of every stage that counts them, dropped ones by reason."""
-    counted = [stage for stage in run.stages if stage.counts]
-    return tag("div", [_render_yield(stage) for stage in counted], class_="charts") if counted else None
+    """What every stage that selects records kept, and what any stage dropped, by reason; None if there is neither."""
+    figures = [figure for stage in run.stages if (figure := _render_yield(stage))]
+    return tag("div", figures, class_="charts") if figures else None
 
 
-def _render_yield(stage: StageFolder) -> Html:
-    kept = as_number(stage.counts.get("kept")) or 0.0
+def _render_yield(stage: StageFolder) -> Html | None:
+    """None for a stage that dropped nothing and whose product is no selection of records."""
+    kept = as_number(stage.counts.get("kept"))
+    unit = _SELECTED.get(stage.kind)
     dropped = {
         reason: count
         for reason, value in as_record(stage.counts.get("dropped")).items()
         if (count := as_number(value)) is not None
     }
-    total = kept + sum(dropped.values())
-    rows = [_render_share("kept", kept, total, "kept")]
+    if not dropped and (unit is None or kept is None):
+        return None
+    total = sum(dropped.values())
+    rows = []
+    if unit is None or kept is None:
+        summary = f"{format_count(total)} left out"
+    elif not dropped:
+        summary = f"{format_count(kept)} {unit}, none dropped"
+    else:
+        total += kept
+        summary = f"{format_count(kept)} of {format_count(total)} {unit} kept ({format_percent(kept / total if total else None)})"
+        rows.append(_render_share("kept", kept, total, "kept"))
     rows += [
         _render_share(reason.replace("_", " "), count, total, "dropped")
         for reason, count in sorted(dropped.items(), key=lambda item: -item[1])
     ]
-    summary = f"{format_count(total)} records, {format_percent(kept / total if total else None)} kept"
     caption = tag("figcaption", tag("b", stage.label), tag("span", summary))
-    return tag("figure", caption, tag("table", tag("tbody", rows), class_="yield"))
+    return tag("figure", caption, tag("table", tag("tbody", rows), class_="yield") if rows else None)
 
 
 def _render_share(label: str, count: float, total: float, kind: str) -> Html:

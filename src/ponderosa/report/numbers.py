@@ -80,6 +80,14 @@ def format_amount(value: Any, unit: str = "") -> str:
     return f"{number:.3g}{' ' * bool(unit)}{unit}"
 
 
+def format_tick(value: float) -> str:
+    """A round value in few characters: `0.002`, `2e-4`, `1.5e-4`."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:g}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
 def format_duration(seconds: Any) -> str:
     """`0.8 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
     number = as_number(seconds)

@@ -119,8 +119,8 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
         ("Search trees", LEGEND, render_trees(run)),
         (
             "Data yield",
-            "Records kept, and why the others were dropped.",
-            _or_missing(render_yields(run), "record counts"),
+            "What stages that select kept, and what any stage left out, by reason.",
+            render_yields(run),
         ),
         (
             "Costs",

@@ -1,11 +1,13 @@
-"""Where the run came from: the resolved recipe, each stage's key and seed, package versions, hardware."""
+"""Where the run came from: the resolved recipe, each stage's key and seeds, package versions, hardware."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ponderosa.report.html import Html, tag
-from ponderosa.report.run import Run, as_record
+from ponderosa.report.numbers import MISSING
+from ponderosa.report.run import Record, Run, as_list, as_record, as_records
 
 
 def render_recipe(run: Run) -> Html:
@@ -16,6 +18,21 @@ def render_recipe(run: Run) -> Html:
     resolved = {**run.recipe, "stages": stages or run.recipe.get("stages")}
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=100)
     return tag("details", tag("summary", "Every setting, defaults included"), tag("pre", tag("code", text)))
+
+
+def describe_seeds(run: Run, row: Record) -> list[str]:
+    """The training seeds behind a result row, and the seed its problems were drawn by, where its evaluation says it."""
+    num_seeds = len(as_list(row.get("seeds")))
+    trained = f"{num_seeds} training seeds" if num_seeds else f"training seed {row.get('seed', MISSING)}"
+    for stage in run.stages:
+        if stage.config.get("model") != row.get("stage"):
+            continue
+        for item in as_records(stage.config.get("suites")):
+            names = (item.get("label") or Path(str(item.get("suite"))).name, item.get("suite"))
+            if row.get("suite") in names and row.get("strategy") == item.get("strategy"):
+                seed = stage.manifest.get("seed") if item.get("seed") is None else item["seed"]
+                return [trained, f"problems drawn by seed {seed}"]
+    return [trained]
 
 
 def render_environment(run: Run) -> Html:
@@ -59,7 +76,8 @@ def _render_keys(run: Run) -> Html | None:
         for stage in run.stages
     ]
     head = tag(
-        "thead", tag("tr", [tag("th", name, scope="col") for name in ("stage", "kind", "key", "seed")])
+        "thead",
+        tag("tr", [tag("th", name, scope="col") for name in ("stage", "kind", "key", "training seed")]),
     )
     table = tag("table", head, tag("tbody", rows), class_="keys")
     return tag("details", tag("summary", "Stage keys and seeds"), tag("div", table, class_="scroll"))

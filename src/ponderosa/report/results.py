@@ -25,7 +25,8 @@ from ponderosa.report.numbers import (
     format_points,
     format_range,
 )
-from ponderosa.report.run import Record, Run, as_list, as_record, as_records
+from ponderosa.report.provenance import describe_seeds
+from ponderosa.report.run import Record, Run, as_record, as_records
 from ponderosa.report.table import (
     ALL,
     StageLine,
@@ -79,17 +80,19 @@ def render_stage_tables(run: Run) -> Html:
     groups: dict[tuple[str, str], list[StageLine]] = {}
     for line in lines:
         groups.setdefault((line.suite, line.strategy), []).append(line)
-    return join(_render_stage_table(members, colours) for members in groups.values())
+    return join(
+        _render_stage_table(members, colours, describe_seeds(run, members[0].row))
+        for members in groups.values()
+    )
 
 
-def _render_stage_table(lines: Sequence[StageLine], colours: Mapping[str, int]) -> Html:
+def _render_stage_table(lines: Sequence[StageLine], colours: Mapping[str, int], seeds: Sequence[str]) -> Html:
     row = lines[0].row
     samples = as_number(row.get("samples")) or 1
-    seeds = len(as_list(row.get("seeds")))
     facts = [
         f"{format_count(row.get('n'))} problems",
         f"{lines[0].strategy}, {samples:.0f} sample{'s' if samples > 1 else ''} each",
-        f"{seeds} seeds" if seeds else f"seed {row.get('seed', MISSING)}",
+        *seeds,
     ]
     caption = tag("caption", tag("b", lines[0].suite), tag("span", " · ".join(facts)))
     columns = (
@@ -98,10 +101,10 @@ def _render_stage_table(lines: Sequence[StageLine], colours: Mapping[str, int]) 
         "95% interval",
         *(("seeds",) if any(line.seed_values for line in lines) else ()),
         "vs the stage before",
-        "tokens",
+        "mean tokens",
         "truncated",
         "no answer",
-        "time",
+        "trained in",
     )
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
     body = [_render_stage_row(line, columns, colours) for line in lines]

@@ -14,6 +14,7 @@ from ponderosa.report.numbers import (
     format_percent,
     format_range,
 )
+from ponderosa.report.provenance import describe_seeds
 from ponderosa.report.results import list_colours, render_test
 from ponderosa.report.run import Run, as_list
 
@@ -22,20 +23,20 @@ def render_arm_tables(run: Run) -> Html | None:
     """Tables in the order of the tests; None without a sweep, or before its tests were made."""
     tables = list_arm_tables(run.rows, run.sweep)
     colours = list_colours(run.rows)
-    return join(_render_table(table, colours) for table in tables) if tables else None
+    return join(_render_table(run, table, colours) for table in tables) if tables else None
 
 
-def _render_table(table: ArmTable, colours: Mapping[str, int]) -> Html:
+def _render_table(run: Run, table: ArmTable, colours: Mapping[str, int]) -> Html:
     row = table.lines[0].row
-    seeds = len(as_list(row.get("seeds")))
+    has_seeds = bool(as_list(row.get("seeds")))
     facts = [
         table.suite,
         f"{format_count(row.get('n'))} problems",
         table.strategy,
-        f"{seeds} seeds" if seeds else f"seed {row.get('seed', MISSING)}",
+        *describe_seeds(run, row),
     ]
     caption = tag("caption", tag("b", table.stage), tag("span", " · ".join(facts)))
-    columns = ("arm", table.metric, "95% interval", *(("seeds",) if seeds else ()))
+    columns = ("arm", table.metric, "95% interval", *(("seeds",) if has_seeds else ()))
     columns += (f"vs {table.lines[0].arm}", "Holm p")
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
     body = [_render_line(line, colours.get(f"{table.stage}, {line.arm}", 0), columns) for line in table.lines]

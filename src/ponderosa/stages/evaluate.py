@@ -187,7 +187,7 @@ def run(config: Config, context: Context) -> Outcome:
                 eval_s=eval_s,
             )
             rows += summarise(row_context, suite.problems, graded, suite.slice_keys, item.settled_from)
-            samples += select_samples(suite.problems, graded)
+            samples += select_samples(suite.problems, graded, slice_keys=suite.slice_keys)
             reasons[item.name] = count_reasons(graded)
             save_graded(*_name_tables(context.folder, item), graded)
             if config.compare_to:
