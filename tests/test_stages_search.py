@@ -8,20 +8,26 @@ from typing import Any
 import pytest
 
 from planted_trees import SeededPolicy
-from ponderosa.artifacts import Journal, read_json, read_table
+from ponderosa.artifacts import Journal, read_json, read_jsonl, read_table, write_json
 from ponderosa.config import parse_config
+from ponderosa.data.tree_advantages import build_advantage_rows
 from ponderosa.engines.codec import HFCodec, load_codec
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE, load_format
+from ponderosa.model_directory import load_model
+from ponderosa.progress import SILENT
 from ponderosa.records import GradedTree, Problem, Row
 from ponderosa.search.driver import build_context as build_search_context
 from ponderosa.shown_trees import SHOWN_FILE, load_shown
 from ponderosa.stages import pairs, search
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.policy import check_reads, describe_policy
+from ponderosa.stages.scoring import build_scorer, score_rows
 from ponderosa.stages.search import compute_occupancy, grow_trees
 from ponderosa.stages.training_data import SolutionData, build_training_rows
+from ponderosa.stages.training_stage import load_learner
+from ponderosa.stages.tree_rl import read_advantages, read_temperature
 from ponderosa.stages.tree_tables import load_trajectories, load_trees
 from search_fakes import FakeScorer
 from test_rollouts import POLICY, SEVENS, TASK, TRAIN, WORKED
@@ -167,6 +173,13 @@ JUDGE = {
     "held_out_frac": 0.4,
 }
 GUIDED = {**SEARCHED, "name": "guided", "reward_model": "ppm", "sources": [{**TASK, "count": 4}]}
+REINFORCED = {
+    "name": "reinforced",
+    "use": "tree_rl",
+    "model": "policy",
+    "trees": ["trees"],
+    "train": {"optimizer": {"name": "adamw", "learning_rate": 0.001}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +187,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     (folder / "sevens.py").write_text(SEVENS)
     run_tiny(
-        folder / "run", *GROWN, WORKED, {**POLICY, "epochs": 12}, SEARCHED, LEARNED, PAIRED, JUDGE, GUIDED
+        folder / "run",
+        *GROWN,
+        WORKED,
+        {**POLICY, "epochs": 12},
+        SEARCHED,
+        LEARNED,
+        PAIRED,
+        JUDGE,
+        GUIDED,
+        REINFORCED,
     )
     return folder / "run"
 
@@ -269,6 +291,42 @@ def test_rewritten_trees_are_the_same_solutions_in_the_tokens_of_the_model_that_
         build_training_rows(taken, prompt_format, foreign, context)
     with pytest.raises(ConfigError, match="written in another prompt format"):
         build_training_rows(taken.model_copy(update={"rewrite_trees": True}), PLAIN_PROSE, codec, context)
+
+
+def test_a_policy_gradient_on_trees_starts_from_what_was_sampled_and_moves_towards_the_better_steps(
+    run: Path,
+) -> None:
+    metrics = read_jsonl(find_stage(run, "reinforced") / "metrics.jsonl")
+    assert metrics[0]["engine_gap"] < 1e-3
+    assert metrics[0]["ratio"] == pytest.approx(1.0, abs=1e-3)
+    rows = build_advantage_rows(load_trees(find_stage(run, "trees")), temperature=1.7).rows
+    gains = []
+    for name in ("policy", "reinforced"):
+        model = load_model(find_stage(run, name) / "model", device="cpu")
+        scorer = build_scorer(model, "float32", None)
+        scores = score_rows(scorer, rows, label="score", progress=SILENT)
+        gains.append(
+            sum(
+                weight * advantage * score
+                for row, row_scores in zip(rows, scores, strict=True)
+                for weight, advantage, score in zip(
+                    row.loss_weights, row.columns["advantages"], row_scores, strict=True
+                )
+            )
+        )
+    assert gains[1] > gains[0]
+
+
+def test_trees_of_another_model_or_sampled_with_tokens_left_out_are_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    learner = load_learner("base", build_context(run, {"base": find_stage(run, "base")}))
+    context = build_context(run, {"base": find_stage(run, "base"), "trees": find_stage(run, "trees")})
+    with pytest.raises(ConfigError, match=r"were grown by model .* name the model that grew them"):
+        read_advantages("trees", "base", learner, context)
+    write_json(tmp_path / "config.json", {"temperature": 1.0, "top_p": 0.9})
+    with pytest.raises(ConfigError, match=r"sampled with top_p 0\.9"):
+        read_temperature(tmp_path, "trees")
 
 
 def test_pairs_made_of_trees_set_a_right_solution_of_a_problem_against_a_wrong_one(run: Path) -> None:

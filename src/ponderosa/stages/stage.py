@@ -116,6 +116,7 @@ STAGES = {
     "pivotal": "single tokens over which a model's chance of success changes, as pairs",
     "dpo": "a model trained to prefer the better rollout of each pair",
     "rl": "a model trained on its own attempts by policy gradients with verifiable rewards",
+    "tree_rl": "a model trained by policy gradients on the search trees it grew, each step by its own value",
     "evaluate": "a model measured on suites, with intervals and paired tests",
     "step_errors": "a reward model measured by the first wrong steps it finds in labelled solutions",
 }
@@ -135,6 +136,7 @@ PRODUCTS = {
     "pivotal": "pairs",
     "dpo": "model",
     "rl": "model",
+    "tree_rl": "model",
     "evaluate": "evaluation",
     "step_errors": "step_errors",
 }
