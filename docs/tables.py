@@ -3,8 +3,8 @@
     python docs/tables.py            write them
     python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
 
-`run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` the rows of every results/bench-*, `stages` the configuration of
-every stage kind. What has not been measured says so.
+`run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` the rows of every results/bench-*, `stages`
+the configuration of every stage kind, `strategies` the parameters of every strategy. What has not been measured says so.
 """
 
 import re
@@ -34,11 +34,12 @@ from ponderosa.report.numbers import (
 )
 from ponderosa.report.table import StageLine, list_shown_rows, list_stage_lines
 from ponderosa.report.terminal import render_arm_table
+from ponderosa.search.registry import CLASSES
 from ponderosa.stages.stage import STAGES, get_stage
 from ponderosa.tasks.quantities.task import QuantitiesOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/recipes.md")
+PAGES = ("README.md", "docs/recipes.md", "docs/search.md")
 NOT_MEASURED = "*Not measured yet.*"
 
 Rows = Sequence[Sequence[str]]
@@ -46,7 +47,7 @@ Rows = Sequence[Sequence[str]]
 
 def fill_regions(text: str, results: Path) -> str:
     """The text with every generated region written anew."""
-    pattern = re.compile(r"<!-- (run \S+|bench|stages) -->\n.*?<!-- /\1 -->", re.DOTALL)
+    pattern = re.compile(r"<!-- (run \S+|bench|stages|strategies) -->\n.*?<!-- /\1 -->", re.DOTALL)
     return pattern.sub(
         lambda match: f"<!-- {match[1]} -->\n{render_region(match[1], results)}\n<!-- /{match[1]} -->", text
     )
@@ -57,7 +58,9 @@ def render_region(name: str, results: Path) -> str:
     kind, _, argument = name.partition(" ")
     if kind == "run":
         return render_run(results / argument)
-    return render_bench(results) if kind == "bench" else "\n\n".join(render_stages())
+    if kind == "bench":
+        return render_bench(results)
+    return "\n\n".join(render_stages() if kind == "stages" else render_strategies())
 
 
 def render_run(folder: Path) -> str:
@@ -173,6 +176,20 @@ def render_stages() -> Iterator[str]:
     for kind, description in STAGES.items():
         model = get_stage(kind).Config
         yield f"### `{kind}`\n\n{capitalise(description)}.\n\n{render_fields(model, shared)}"
+    yield from render_shared(shared)
+
+
+def render_strategies() -> Iterator[str]:
+    """A section for each strategy that has parameters, then one for each configuration inside them."""
+    shared: dict[str, type[BaseModel]] = {}
+    for name, strategy in CLASSES.items():
+        if strategy.model_fields:
+            yield f"### `{name}`\n\n{render_fields(strategy, shared)}"
+    yield from render_shared(shared)
+
+
+def render_shared(shared: dict[str, type[BaseModel]]) -> Iterator[str]:
+    """A section for each of these configurations and for those inside them."""
     done: set[str] = set()
     while pending := [name for name in shared if name not in done]:
         for name in pending:
@@ -186,7 +203,7 @@ def render_fields(model: type[BaseModel], shared: dict[str, type[BaseModel]]) ->
     for name, field in model.model_fields.items():
         type_words = render_type(field.annotation, shared)
         linked = re.search(r"\[(\w+)\]", type_words)
-        meaning = field.description or (get_doc(shared[linked[1]]) if linked else "")
+        meaning = field.description or (get_doc(shared[linked[1]]).partition("\n")[0] if linked else "")
         rows.append([f"`{name}`", type_words, render_default(field), capitalise(meaning)])
     return render_table(["key", "type", "default", "meaning"], rows)
 

@@ -1,10 +1,12 @@
 """Strategies measured on a real tiny model: from the command line, by a stage, and in a run's summary and report."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ponderosa.artifacts import read_json, read_table
@@ -153,6 +155,15 @@ def test_a_stage_measures_strategies_with_reward_models_of_other_stages(
     assert outcome.ledger.eval_flops == pytest.approx(sum(row["eval_flops"] for row in shown.values()))
     attempts = read_table(tmp_path / "stage" / "attempts" / "quantities-best_of_n.parquet")
     assert len({attempt["problem_id"] for attempt in attempts}) == len(attempts) == SUITES[0]["limit"]
+
+
+def test_the_stage_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "search.md").read_text("utf-8")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
+    (stage,) = yaml.safe_load(text)
+    values = {key: stage[key] for key in ("model", "suites")}
+    config = parse_config(evaluate.Config, values, where="search.md")
+    assert [item.settled_from for item in config.suites] == [64, 64, 16, 16]
 
 
 @pytest.mark.parametrize(

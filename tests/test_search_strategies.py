@@ -258,6 +258,24 @@ def test_a_budget_counts_the_prompt_once_and_what_is_judged_twice() -> None:
     assert count_tokens(both) == 2 * PROMPT_TOKENS + 2 * lengths[0] + lengths[1]
 
 
+@pytest.mark.parametrize(("name", "parameters"), [("beam", {"width": 2}), ("dvts", {"subtrees": 2})])
+def test_a_spent_budget_pays_for_one_solution_step_by_step_whichever_comes_to_an_end(
+    name: str, parameters: dict[str, int]
+) -> None:
+    """Behind x = 4, the best first step, the only further step that is tried fails; then x = 5 has its turn."""
+    script = {**STEPS, f"x = 4{STEP}": [f"fail(){STEP}"]}
+    strategy = get_strategy(name, 4, {**parameters, "token_budget": PROMPT_TOKENS + 1})
+    result = search(strategy, script, build_scorer(SCORES))
+    assert list_lines(result) == [
+        "x = 5 x2 score=+0.20",
+        "  So \\boxed{6} x1 score=+0.15 answer=6",
+        "x = 4 x1 score=+0.30",
+        "  fail() x1",
+        "x = 3 x1 score=-0.50",
+    ]
+    assert result.answer == "6"
+
+
 def build_policy(**options: Any) -> SeededPolicy:
     return SeededPolicy(length=3, num_texts=8, **options)
 

@@ -28,11 +28,14 @@ class DiverseBeam(Strategy):
     reward_model: ClassVar[RewardModelUse] = "required"
     grows_tree: ClassVar[bool] = True
 
-    samples: int = Field(16, ge=1, description="candidate steps of a round, over all sub-trees")
+    samples: int = Field(8, ge=1, description="candidate steps of a round, over all sub-trees")
     subtrees: int = Field(4, ge=1, description="independent sub-trees")
     answer_by: AnswerBy = ANSWER_BY
     token_budget: int | None = Field(
-        None, ge=1, description="tokens after which only the best sub-tree is written to its end"
+        None,
+        ge=1,
+        description="tokens of a problem after which the search ends; if it has no answer yet, the best sub-tree goes on, "
+        "one candidate at a time",
     )
 
     @model_validator(mode="after")
@@ -54,10 +57,12 @@ class DiverseBeam(Strategy):
         tree = SearchTree(context, problem, strategy=self.name)
         (first,) = yield from tree.expand([tree.root], self.samples)
         families = [first[number :: self.subtrees] for number in range(self.subtrees)]
-        while going := [best for family in families for best in rank_nodes(family)[:1] if best.is_open]:
+        while heads := [best for family in families for best in rank_nodes(family)[:1] if best.is_open]:
             is_spent = tree.has_spent(self.token_budget)
             if is_spent and has_solution(tree):
                 return conclude(tree, "budget", self.answer_by)
-            going = rank_nodes(going)[:1] if is_spent else going
+            going = rank_nodes(heads)[: 1 if is_spent else None]
+            kept = [[node] for node in heads if node not in going]
             families = yield from tree.expand(going, 1 if is_spent else self.samples // self.subtrees)
+            families += kept
         return conclude(tree, "closed", self.answer_by)

@@ -32,11 +32,14 @@ class StepBeam(Strategy):
     reward_model: ClassVar[RewardModelUse] = "optional"
     grows_tree: ClassVar[bool] = True
 
-    samples: int = Field(16, ge=1, description="candidate steps of a round, over the whole beam")
+    samples: int = Field(8, ge=1, description="candidate steps of a round, over the whole beam")
     width: int = Field(4, ge=1, description="partial solutions kept")
     answer_by: AnswerBy = ANSWER_BY
     token_budget: int | None = Field(
-        None, ge=1, description="tokens after which only the best partial solution is written to its end"
+        None,
+        ge=1,
+        description="tokens of a problem after which the search ends; if it has no answer yet, the best partial solution "
+        "goes on, one candidate at a time",
     )
 
     @model_validator(mode="after")
@@ -62,9 +65,9 @@ class StepBeam(Strategy):
             if is_spent and has_solution(tree):
                 return conclude(tree, "budget", self.answer_by)
             going = going[: 1 if is_spent else None]
+            kept = [node for node in beam if node not in going]
             families = yield from tree.expand(going, 1 if is_spent else self.samples // len(going))
-            ended = [node for node in beam if not node.is_open]
-            beam = rank_nodes(child for family in [ended, *families] for child in family)[: self.width]
+            beam = rank_nodes(node for family in [kept, *families] for node in family)[: self.width]
         return conclude(tree, "closed", self.answer_by)
 
 
