@@ -22,7 +22,7 @@ from ponderosa.planning import (
     plan_runs,
 )
 from ponderosa.stages.attempt_tables import save_graded
-from ponderosa.stages.evaluate import draw_problems
+from ponderosa.stages.suite_config import draw_problems
 from ponderosa.summary import compute_joint, write_summary
 from test_evaluation import grade
 from tiny_runs import (

@@ -25,7 +25,8 @@ from ponderosa.evaluation.summary import Row, RowContext
 from ponderosa.planning import Arm, PlannedStage, Recipe
 from ponderosa.records import SCHEMA
 from ponderosa.stages.evaluate import Config as EvaluateConfig
-from ponderosa.stages.evaluate import SuiteConfig, draw_problems, load_earlier
+from ponderosa.stages.evaluate import load_earlier
+from ponderosa.stages.suite_config import SuiteConfig, draw_problems
 
 MEASURING = ("evaluate", "step_errors")
 """Stages that leave rows.json and tests.json. Only `evaluate` has values over training seeds and arms."""

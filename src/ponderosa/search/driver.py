@@ -123,16 +123,15 @@ def run_searches(
         driver = _Driver(engine, sandbox, scorer, judge, threads, by_id)
         roots: list[_Task] = []
         waiting = deque(problems)
-        num_done = 0
+        num_shown = 0
         while waiting or driver.num_outstanding:
             while waiting and driver.num_generating < engine.num_slots:
                 search = strategy.search(context, view_problem(waiting.popleft()))
                 roots.append(driver.start(search))
             driver.advance()
-            now_done = sum(root.is_done for root in roots)
-            if now_done > num_done:
-                bar.advance(now_done - num_done, slots_busy=f"{driver.occupancy:.0%}")
-                num_done = now_done
+            if driver.num_done > num_shown:
+                bar.advance(driver.num_done - num_shown, slots_busy=f"{driver.occupancy:.0%}")
+                num_shown = driver.num_done
         log.debug(f"{strategy.name}: {len(problems)} problems, {driver.occupancy:.1%} of slot-steps busy")
     return [root.result for root in roots]
 
@@ -145,7 +144,6 @@ class _Task:
     parent: "tuple[_Task, int] | None" = None
     replies: list[Reply] = field(default_factory=list)
     num_missing: int = 0
-    is_done: bool = False
     result: Any = None
 
 
@@ -155,7 +153,7 @@ RequestT = TypeVar("RequestT")
 
 
 class _Driver:
-    """Advances tasks from request to reply."""
+    """Advances tasks from request to reply. num_done: searches at an end that nobody waits for."""
 
     def __init__(
         self,
@@ -172,7 +170,7 @@ class _Driver:
         self._judge = judge
         self._threads = threads
         self._problems = problems
-        self._num_advances = self._num_ticks = 0
+        self.num_done = self._num_advances = self._num_ticks = 0
         self._generating: dict[int, _Place] = {}
         self._to_execute: list[tuple[_Place, Execute]] = []
         self._to_score: list[tuple[_Place, Score]] = []
@@ -256,8 +254,10 @@ class _Driver:
         try:
             requests = next(task.search) if replies is None else task.search.send(replies)
         except StopIteration as end:
-            task.is_done, task.result = True, end.value
-            if task.parent is not None:
+            task.result = end.value
+            if task.parent is None:
+                self.num_done += 1
+            else:
                 self._reply(task.parent, end.value)
             return
         assert requests, "a search yielded no requests"
