@@ -55,7 +55,8 @@ class DiverseBeam(Strategy):
     ) -> Generator[list[Request], list[Reply], SearchResult]:
         """The tree of all sub-trees, and the answer it settles on."""
         tree = SearchTree(context, problem, strategy=self.name)
-        (first,) = yield from tree.expand([tree.root], self.samples)
+        num_first = 1 if tree.has_spent(self.token_budget) else self.samples
+        (first,) = yield from tree.expand([tree.root], num_first)
         families = [first[number :: self.subtrees] for number in range(self.subtrees)]
         while heads := [best for family in families for best in rank_nodes(family)[:1] if best.is_open]:
             is_spent = tree.has_spent(self.token_budget)

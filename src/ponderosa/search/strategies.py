@@ -38,7 +38,7 @@ class Strategy(Config):
 
     @property
     def num_attempts(self) -> int:
-        """Solutions it writes at most, or candidate steps side by side."""
+        """Solutions that its work comes to at most; of candidate steps as many as are written side by side."""
         return 1
 
     @property
