@@ -132,6 +132,8 @@ def test_failed_work_is_1(cli: Cli, tmp_path: Path) -> None:
         (["solve"], ["Missing argument", "A model directory", "`ponderosa solve --help`"]),
         (["grade", "nowhere.jsonl", "--out", "x"], ["nowhere.jsonl"]),
         (["grade"], ["file"]),
+        (["solve", "a", "b", "--max-tokens", "0"], ["--max-tokens"]),
+        (["evaluate", "a", "--suite", "b", "--temperature", "-1"], ["--temperature"]),
         (
             ["frobnicate"],
             ["frobnicate", "Commands: run, solve, evaluate, grade, sandbox, report, list, doctor"],
@@ -220,6 +222,25 @@ def test_a_second_run_in_the_same_folder_is_2(cli: Cli, tmp_path: Path) -> None:
 
     assert code == 2
     assert "choose another folder with --out" in errors
+
+
+def test_a_run_folder_that_is_a_file_is_2(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+
+    for out in (tmp_path / "r.yaml", tmp_path / "r.yaml" / "run"):
+        code, _, errors = cli("run", tmp_path / "r.yaml", "--out", out)
+        assert code == 2
+        assert "is no folder" in errors
+        assert "choose another with --out" in errors
+
+
+def test_a_disk_that_refuses_is_1_without_a_traceback(cli: Cli, tmp_path: Path) -> None:
+    recipe = write_task(tmp_path, "raise OSError(28, 'No space left on device', 'solutions.parquet')")
+
+    code, _, errors = cli("run", recipe, "--out", tmp_path / "run", "-q")
+
+    assert code == 1
+    assert errors == "error: [Errno 28] No space left on device: 'solutions.parquet'\n"
 
 
 @pytest.mark.parametrize(("sent", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -350,7 +371,7 @@ def test_grade_adds_its_keys_keeps_the_rest_and_exits_1_for_rows_it_cannot_grade
     assert "not JSON" in graded.pop()["error"]
     assert [row["equal"] for row in graded] == [True, False]
     (tmp_path / "good.jsonl").write_text(json.dumps(rows[0]) + "\n")
-    code, output, errors = cli("grade", tmp_path / "good.jsonl", "--out", tmp_path / "out.jsonl")
+    code, output, errors = cli("grade", tmp_path / "good.jsonl", "--out", tmp_path / "new" / "out.jsonl")
     assert (code, errors) == (0, "")
     assert "not graded" not in output
     for row, source in zip(graded, rows, strict=True):
@@ -376,10 +397,17 @@ def test_everything_there_is_to_choose_from_is_listed(what: str, cli: Cli) -> No
     assert expected[what] in names
 
 
-def test_doctor_says_what_the_machine_can_do(cli: Cli) -> None:
+def test_doctor_says_what_the_machine_can_do(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "svamp_test.jsonl").touch()
+    monkeypatch.setenv("PONDEROSA_DATA", str(tmp_path))
     code, output, _ = cli("doctor")
+    monkeypatch.delenv("PONDEROSA_DATA")
 
     assert code == 0
+    assert output.endswith("benchmark data     svamp_test\n")
+    assert "gsm8k_train, gsm8k_test, svamp_test, math500 (.jsonl or .jsonl.gz)" in cli("doctor")[1]
     for finding in ("machine", "cuda", "sandbox monty", "sandbox cpython", "reasoning_gym", "benchmark data"):
         assert f"\n{finding} " in f"\n{output}"
 

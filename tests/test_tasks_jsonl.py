@@ -100,6 +100,14 @@ def test_a_file_is_a_task_whose_hash_is_its_content(tmp_path: Path) -> None:
     assert task.source_hash != before
 
 
+def test_a_file_without_a_usable_row_says_what_is_wrong_with_them(tmp_path: Path) -> None:
+    write(tmp_path / "mine.jsonl", '{"answer": 1}', "{")
+    with pytest.raises(
+        RequestError, match=r"no row of it can be used; 2 were refused, the first in line 1: 'question'"
+    ):
+        get_task("mine.jsonl", tmp_path).load("test")  # type: ignore[attr-defined]
+
+
 def test_an_absent_benchmark_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PONDEROSA_DATA", str(tmp_path))
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -221,3 +221,5 @@ def test_grading_a_file_onto_itself_is_refused(tmp_path):
         grade_file(source, source)
     with pytest.raises(DataError, match="not a file"):
         grade_file(tmp_path / "absent.jsonl", source)
+    with pytest.raises(DataError, match="is a folder"):
+        grade_file(source, tmp_path)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ponderosa.errors import RunLocked
+from ponderosa.errors import RequestError, RunLocked
 from ponderosa.identity import canonical_json
 
 SAVE_SECONDS_EVERY_S = 2.0
@@ -162,8 +162,11 @@ def spent_seconds(path: Path) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process. Raises RunLocked if another live process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold a folder for this process. Raises RunLocked if another live process holds it, RequestError if it is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RequestError(f"{folder} is no folder, or is inside a file; choose another with --out") from None
     with (folder / ".lock").open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

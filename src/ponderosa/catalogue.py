@@ -1,9 +1,7 @@
 """What there is to choose from, and what this machine can do: `ponderosa list` and `ponderosa doctor`."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 
 def list_tasks() -> dict[str, str]:
@@ -59,6 +57,8 @@ def examine_machine() -> dict[str, str]:
 
     from ponderosa.pipeline import describe_hardware
     from ponderosa.sandbox import tiers_available
+    from ponderosa.tasks.jsonl import find_data_file
+    from ponderosa.tasks.registry import list_data_files
     from ponderosa.training.loop import choose_dtype
 
     hardware = describe_hardware()
@@ -75,10 +75,11 @@ def examine_machine() -> dict[str, str]:
     trackers = (("tensorboard", "track"), ("wandb", "track"), ("trackio", "track"))
     for package, extra in (("reasoning_gym", "gym"), ("datasets", "hub"), ("trl", "bench"), *trackers):
         is_here = importlib.util.find_spec(package) is not None
-        findings[package] = "installed" if is_here else f"not installed (pip install 'ponderosa[{extra}]')"
-    data = os.environ.get("PONDEROSA_DATA")
-    found = bool(data) and Path(data or "").is_dir()
-    findings["benchmark data"] = (
-        "found" if found else "none: set PONDEROSA_DATA to a folder of benchmark files"
+        findings[package] = (
+            "installed" if is_here else f"not installed (in a clone: pip install -e '.[{extra}]')"
+        )
+    found = [stem for stem in list_data_files() if find_data_file(stem)]
+    findings["benchmark data"] = ", ".join(found) or (
+        f"none: set PONDEROSA_DATA to a folder of {', '.join(list_data_files())} (.jsonl or .jsonl.gz)"
     )
     return findings

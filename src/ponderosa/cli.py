@@ -49,10 +49,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Everything random derives fro
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
 Temperature = Annotated[
-    float | None, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")
+    float | None, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.")
 ]
 MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", help="Most new tokens of a solution, observations included.")
+    int, typer.Option("--max-tokens", min=1, help="Most new tokens of a solution, observations included.")
 ]
 Format = Annotated[str | None, typer.Option("--format", help="Prompt format; default: the model's own.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but the result.")]
@@ -119,6 +119,10 @@ def main() -> NoReturn:
         log.debug("where the error arose", exc_info=True)
         print(f"error: {show_controls(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        log.debug("where the error arose", exc_info=True)
+        print(f"error: {show_controls(str(error))}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if _is_usage_error(error):
             print(f"error: {show_controls(_explain_usage(error))}", file=sys.stderr)

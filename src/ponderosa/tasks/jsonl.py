@@ -156,9 +156,10 @@ def _select_split(loaded: Loaded, split: str, name: str) -> Loaded:
     problems = [problem for problem in loaded.problems if problem.split == split]
     if not problems:
         seen = sorted({problem.split for problem in loaded.problems})
-        raise RequestError(
-            f"{name} has no problem of split {split!r}; its rows say {', '.join(seen) or 'nothing'}"
-        )
+        said = f"its rows say {', '.join(seen)}" if seen else "no row of it can be used"
+        for row in loaded.quarantined[:1]:
+            said += f"; {len(loaded.quarantined)} were refused, the first in line {row.line}: {row.reason}"
+        raise RequestError(f"{name} has no problem of split {split!r}; {said}")
     return Loaded(problems, loaded.quarantined)
 
 

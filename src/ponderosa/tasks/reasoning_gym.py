@@ -177,7 +177,9 @@ def _derive_item_seed(gym_name: str, seed: int, draw: int) -> int:
 
 def _require_reasoning_gym() -> None:
     if find_spec("reasoning_gym") is None:
-        raise RequestError("reasoning-gym is not installed: pip install 'ponderosa[gym]'")
+        raise RequestError(
+            "reasoning-gym is not installed; install the extra `gym` (in a clone: pip install -e '.[gym]')"
+        )
 
 
 def _run(limits: Limits, **request: Any) -> Execution:

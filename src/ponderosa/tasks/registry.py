@@ -53,6 +53,12 @@ def list_tasks() -> list[str]:
     return sorted(TASKS) + [GYM_PREFIX + name for name in gym_tasks]
 
 
+def list_data_files() -> list[str]:
+    """The stems of the files that named benchmarks are looked for as."""
+    tasks = [get_task(name) for name in TASKS]
+    return [stem for task in tasks for stem in getattr(task, "files", {}).values()]
+
+
 def get_task(name: str, base: Path | None = None) -> Task:
     """The task of that name. `base` is the folder a user's file name is relative to (a recipe's own folder).
 

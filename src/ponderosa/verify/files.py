@@ -50,8 +50,11 @@ def grade_file(
     if not in_path.is_file():
         near = "" if in_path.exists() else suggest_path(in_path)
         raise DataError(f'{in_path} is not a file; give JSON Lines with "gold" and "candidate"{near}')
+    if out_path.is_dir():
+        raise DataError(f"{out_path} is a folder; give the path of a file for the output")
     if out_path.exists() and out_path.samefile(in_path):
         raise DataError(f"{out_path} is the input; give another path for the output")
+    out_path.parent.mkdir(parents=True, exist_ok=True)
     owned = Grader() if grader is None else grader
     temporary = out_path.with_name(out_path.name + ".partial")
     num_rows, num_equal, num_undecided = 0, 0, 0
