@@ -204,7 +204,7 @@ def test_how_often_a_checkpoint_is_saved_changes_no_key() -> None:
         ({**TOKENIZER, "textbook": None, "solutions": ["problem"]}, "did you mean 'problems'"),
         (
             {**EVALUATE_BASE, "suites": [{"suite": "quantities", "strategy": "greddy"}]},
-            "greedy, majority, sample",
+            "unknown strategy 'greddy'; did you mean 'greedy'?",
         ),
         (
             {**EVALUATE_BASE, "suites": [{"suite": "quantities"}, {"suite": "quantities", "limit": 3}]},
