@@ -3,8 +3,9 @@
     python docs/tables.py            write them
     python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
 
-`run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` the rows of every results/bench-*, `stages`
-the configuration of every stage kind, `strategies` the parameters of every strategy. What has not been measured says so.
+`run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` (linked from docs/) the rows of every
+results/bench-*, `stages` the configuration of every stage kind, `strategies` the parameters of every strategy. What has
+not been measured says so.
 """
 
 import re
@@ -39,7 +40,7 @@ from ponderosa.stages.stage import STAGES, get_stage
 from ponderosa.tasks.quantities.task import QuantitiesOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/recipes.md", "docs/search.md")
+PAGES = ("README.md", "docs/recipes.md", "docs/search.md", "docs/speed.md")
 NOT_MEASURED = "*Not measured yet.*"
 
 Rows = Sequence[Sequence[str]]
@@ -154,7 +155,7 @@ def render_bench(results: Path) -> str:
             for row in strongest.values()
         ]
         header = ["work", "strongest peer", "peer", "Ponderosa", "ratio", "aim"]
-        source = f"[`results/{folder.name}`](results/{folder.name}/manifest.json)"
+        source = f"[`results/{folder.name}`](../results/{folder.name}/manifest.json)"
         machine = describe(read_json(folder / "manifest.json"))
         blocks.append(f"{render_table(header, rows)}\n\n{source}. {machine}")
     return "\n\n".join(blocks) or NOT_MEASURED
