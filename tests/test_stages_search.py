@@ -216,6 +216,19 @@ def test_the_manifest_says_what_was_solved_what_it_cost_and_how_busy_the_engine_
     assert manifest["ledger"]["eval_flops"] == pytest.approx(sum(tree.cost.flops for tree, _ in trees))
 
 
+def test_a_runs_summary_holds_what_each_search_solved_by_the_policy_that_searched(run: Path) -> None:
+    rows = [row for row in read_json(run / "summary.json")["rows"] if row["metric"] == "coverage"]
+    whole = {row["suite"]: row for row in rows if row["slice"] == "all"}
+    assert whole.keys() == {"trees", "guided"}
+    assert [whole[name]["reward_model"] for name in whole] == [None, "ppm"]
+    assert {row["stage"] for row in rows} == {"policy"}
+    for name, row in whole.items():
+        manifest = read_json(find_stage(run, name) / "manifest.json")
+        assert row["value"] == manifest["facts"]["coverage"]["all"]["value"]
+        assert row["eval_flops"] == pytest.approx(manifest["ledger"]["eval_flops"])
+        assert 0 < row["eval_s"] <= manifest["ledger"]["seconds"]
+
+
 def test_a_stages_reward_model_guides_the_search(run: Path) -> None:
     trees = load_trees(find_stage(run, "guided"))
     assert len({graded.tree.scorer_id for graded in trees} - {None}) == 1

@@ -28,7 +28,7 @@ from ponderosa.stages.evaluate import Config as EvaluateConfig
 from ponderosa.stages.evaluate import load_earlier
 from ponderosa.stages.suite_config import SuiteConfig, draw_problems
 
-MEASURING = ("evaluate", "step_errors")
+MEASURING = ("evaluate", "search", "step_errors")
 """Stages that leave rows.json and tests.json. Only `evaluate` has values over training seeds and arms."""
 
 

@@ -3,17 +3,29 @@
 Pure. Problems are the unit of every share and every interval; the trees of a problem count together.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ponderosa.evaluation.renumbering import RENUMBERING
-from ponderosa.evaluation.summary import compute_interval, name_slices
+from ponderosa.evaluation.summary import (
+    ALL,
+    UNBOUNDED,
+    Row,
+    RowContext,
+    build_row,
+    compute_interval,
+    name_slices,
+)
 from ponderosa.identity import derive_seed
+from ponderosa.metrics import Interval
 from ponderosa.records import Cost, GradedTree, Problem, TreeEnd, Verdict
 
 SLICE_KEYS = ("operations", "level")
+
+Values = dict[str, float]
+"""A metric's value of each problem, by problem id; problems that it says nothing of are left out."""
 
 
 class SearchedTree(NamedTuple):
@@ -46,7 +58,17 @@ def summarise_trees(
     simulations: those that every tree may have. Trees that went over them had extra ones, because nothing was right
     by then; `coverage_without_extra` leaves those trees out.
     """
-    plain = [tree for tree in trees if tree.num_simulations <= simulations]
+    values = compute_values(problems, trees, simulations)
+    slices = name_slices(problems, SLICE_KEYS)
+
+    def estimate(metric: str, name: str) -> dict[str, float]:
+        members = _select(values[metric], slices[name])
+        interval = _bound(members, metric, name, seed)
+        return {"value": fmean(members), "low": interval.low, "high": interval.high, "n": len(members)}
+
+    false_positives = None
+    if values["false_positive_frac"]:
+        false_positives = {**estimate("false_positive_frac", ALL), "solutions": len(_list_asked(trees))}
     return {
         "problems": len(problems),
         "trees": len(trees),
@@ -55,40 +77,84 @@ def summarise_trees(
         "extra_simulations": sum(max(0, tree.num_simulations - simulations) for tree in trees),
         "ends": dict(Counter(tree.end for tree in trees).most_common()),
         "reasons": dict(Counter(verdict.reason for tree in trees for verdict in tree.verdicts).most_common()),
-        "coverage": _compute_coverage(problems, trees, seed),
-        "coverage_without_extra": _compute_coverage(problems, plain, seed),
-        "false_positives": _compute_false_positives(trees, seed),
+        **{
+            metric: {name: estimate(metric, name) for name in slices}
+            for metric in ("coverage", "coverage_without_extra")
+        },
+        "false_positives": false_positives,
     }
 
 
-def _compute_coverage(
-    problems: Sequence[Problem], trees: Sequence[SearchedTree], seed: int
-) -> dict[str, dict[str, float]]:
-    """Share of problems with a right solution, by slice."""
-    solved = {tree.problem_id for tree in trees if tree.is_solved}
-    return {
-        name: _estimate([float(id in solved) for id in ids], seed, f"coverage {name}")
-        for name, ids in name_slices(problems, SLICE_KEYS).items()
-    }
+def build_tree_rows(
+    context: RowContext,
+    problems: Sequence[Problem],
+    trees: Sequence[SearchedTree],
+    *,
+    simulations: int,
+    occupancy: float,
+    seed: int,
+) -> list[Row]:
+    """A search as result rows: what `compute_values` gives on every slice, and the engine's occupancy, which has no
+    interval. simulations, seed: as of `summarise_trees`, whose estimates these are."""
+    values = compute_values(problems, trees, simulations)
+    num_trees = max(Counter(tree.problem_id for tree in trees).values())
+    rows: list[Row] = []
+    for name, ids in name_slices(problems, SLICE_KEYS).items():
+        present = set(ids)
+        costs = [tree.cost for tree in trees if tree.problem_id in present]
+        for metric, by_problem in values.items():
+            if members := _select(by_problem, ids):
+                interval = _bound(members, metric, name, seed)
+                rows.append(build_row(context, name, metric, members, interval, costs, num_trees))
+    return [*rows, {**rows[0], "metric": "occupancy", "value": occupancy, "low": None, "high": None}]
 
 
-def _compute_false_positives(trees: Sequence[SearchedTree], seed: int) -> dict[str, float] | None:
-    """Of a problem's right answers the share that came from a refuted program; the mean over problems with any.
+def compute_values(
+    problems: Sequence[Problem], trees: Sequence[SearchedTree], simulations: int
+) -> dict[str, Values]:
+    """Every metric of each problem, by the metric's name.
 
-    None if no program could be asked for other numbers.
+    coverage                 has a right solution; `coverage_without_extra` without the trees that had extra simulations
+    false_positive_frac      of its right answers the share that came from a refuted program; of those asked again
+    mean_computed_tokens     prefilled, generated or scored, in all of its trees
+    ended_REASON_frac        of its trees those that stopped for that reason
     """
-    refuted: defaultdict[str, list[float]] = defaultdict(list)
+    searched: dict[str, list[SearchedTree]] = {problem.id: [] for problem in problems}
     for tree in trees:
-        for verdict in tree.verdicts:
-            if verdict.verifier.endswith(RENUMBERING):
-                refuted[tree.problem_id].append(float(not verdict.correct))
-    if not refuted:
-        return None
-    shares = [fmean(values) for values in refuted.values()]
-    solutions = sum(len(values) for values in refuted.values())
-    return {**_estimate(shares, seed, "false positives"), "solutions": solutions}
+        searched[tree.problem_id].append(tree)
+    plain = {
+        id: [tree for tree in mine if tree.num_simulations <= simulations] for id, mine in searched.items()
+    }
+    asked = {id: _list_asked(mine) for id, mine in searched.items()}
+    values = {
+        "coverage": {id: float(any(tree.is_solved for tree in mine)) for id, mine in searched.items()},
+        "coverage_without_extra": {
+            id: float(any(tree.is_solved for tree in mine)) for id, mine in plain.items()
+        },
+        "false_positive_frac": {
+            id: fmean(not verdict.correct for verdict in verdicts)
+            for id, verdicts in asked.items()
+            if verdicts
+        },
+        "mean_computed_tokens": {
+            id: float(sum(tree.cost.computed_tokens for tree in mine)) for id, mine in searched.items()
+        },
+    }
+    for end in get_args(TreeEnd):
+        ended = {id: fmean(tree.end == end for tree in mine) for id, mine in searched.items() if mine}
+        values[f"ended_{end}_frac"] = ended
+    return values
 
 
-def _estimate(values_P: Sequence[float], seed: int, name: str) -> dict[str, float]:
-    interval = compute_interval(values_P, is_frac=True, seed=derive_seed("trees", seed, name))
-    return {"value": fmean(values_P), "low": interval.low, "high": interval.high, "n": len(values_P)}
+def _list_asked(trees: Sequence[SearchedTree]) -> list[Verdict]:
+    """The verdicts on right answers whose programs were asked for other numbers."""
+    return [verdict for tree in trees for verdict in tree.verdicts if verdict.verifier.endswith(RENUMBERING)]
+
+
+def _select(values: Values, ids: Sequence[str]) -> list[float]:
+    return [values[id] for id in ids if id in values]
+
+
+def _bound(values_P: Sequence[float], metric: str, slice_name: str, seed: int) -> Interval:
+    seed = derive_seed("trees", seed, f"{metric} {slice_name}")
+    return compute_interval(values_P, is_frac=metric not in UNBOUNDED, seed=seed)

@@ -17,6 +17,7 @@ from ponderosa.report.results import (
     render_stage_tables,
     render_totals,
 )
+from ponderosa.report.rounds import render_rounds
 from ponderosa.report.run import Run, load_run
 from ponderosa.report.sweep import render_arm_tables
 from ponderosa.report.training_curves import render_training
@@ -89,6 +90,14 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "pass@k: at least one of k samples is right, estimated without bias. majority@k: the most frequent answer of "
             "k is right, averaged over all subsets; a tie scores its expectation.",
             render_samples_curve(run),
+        ),
+        (
+            "Rounds",
+            "A round is a search, and the policies that were trained on its trees. Coverage: problems with a right solution "
+            "in their trees. False positives: of a problem's right answers the share whose program is wrong on other "
+            "numbers; these do not count as right. FLOP: of the search, or of training the policy. Brackets are 95% "
+            "intervals; over several training seeds, figures are means with the range of the seeds.",
+            render_rounds(run),
         ),
         (
             "Training",

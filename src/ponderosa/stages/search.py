@@ -8,7 +8,8 @@
 A right answer is asked again with other numbers where the task can re-number: a program that then fails is wrong, in
 the tree as in everything made of it. What is trained on is extracted from the trees afterwards, under any rule.
 
-Writes trees/, nodes/, verdicts/ (see `tree_tables`), problems.parquet, policy.json, shown_trees.json.
+Writes trees/, nodes/, verdicts/ (see `tree_tables`), problems.parquet, policy.json, shown_trees.json, rows.json,
+tests.json (empty: searches are not tested against one another).
 """
 
 from collections.abc import Generator, Sequence
@@ -16,15 +17,17 @@ from dataclasses import asdict, dataclass, replace
 
 from pydantic import Field
 
-from ponderosa.artifacts import write_json
+from ponderosa.artifacts import read_json, spent_seconds, write_json
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
+from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Engine, Sampling, Scorer
 from ponderosa.engines.scorer import NativeScorer
-from ponderosa.evaluation.tree_summary import strip_nodes, summarise_trees
+from ponderosa.evaluation.summary import RowContext, build_results
+from ponderosa.evaluation.tree_summary import build_tree_rows, strip_nodes, summarise_trees
 from ponderosa.evaluation.units import Record, commit_units, describe_setting
 from ponderosa.formats import load_format
-from ponderosa.identity import derive_seed
+from ponderosa.identity import content_hash, derive_seed
 from ponderosa.ledger import Ledger
 from ponderosa.progress import Progress
 from ponderosa.records import GradedTree, Problem
@@ -42,7 +45,7 @@ from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.tree_samples import select_trees
 from ponderosa.stages.tree_tables import iterate_trees, save_trees
 
-VERSION = 1
+VERSION = 2
 UNIT_TREES = 64
 """Trees a unit holds, or twice the engine's slots if that is more: enough to keep the slots busy, little enough to
 lose when killed."""
@@ -79,8 +82,40 @@ class Config(ProblemConfig):
 def run(config: Config, context: Context) -> Outcome:
     seed = context.seed if config.seed is None else config.seed
     problems, dropped = draw_problems(config, context, purpose="search", seed=seed)
+    engine, scorer, search_context = load_search(config, context, seed)
+    with spent_seconds(context.folder / "seconds-trees.json") as read_seconds:
+        occupancy = grow_trees(
+            *(engine, scorer, problems, config, search_context, context),
+            unit_trees=max(UNIT_TREES, 2 * config.num_slots),
+        )
+        eval_s = read_seconds()
+    save_problems(context.folder / PROBLEMS, problems)
+    codec = load_codec(context.inputs[config.model] / MODEL)
+    policy = describe_policy(codec, search_context.prompt_format, engine.model_id)
+    write_json(context.folder / POLICY, asdict(policy))
+    by_id = {problem.id: problem for problem in problems}
+    save_shown(context.folder, select_trees(by_id, iterate_trees(context.folder)))
+    trees = [strip_nodes(graded) for graded in iterate_trees(context.folder)]
+    ledger = Ledger()
+    for tree in trees:
+        add_cost(ledger, tree.cost)
+    simulations = config.search.simulations
+    facts = summarise_trees(problems, trees, simulations=simulations, seed=seed)
+    facts["occupancy"] = occupancy
+    row_context = describe_rows(config, context, engine.model_id, problems, eval_s)
+    rows = build_tree_rows(
+        row_context, problems, trees, simulations=simulations, occupancy=occupancy, seed=seed
+    )
+    write_json(context.folder / "rows.json", build_results(rows))
+    write_json(context.folder / "tests.json", [])
+    return Outcome(ledger=ledger, kept=len(trees), dropped=dropped, facts=facts)
+
+
+def load_search(
+    config: Config, context: Context, seed: int
+) -> tuple[NativeEngine, NativeScorer | None, SearchContext]:
+    """The policy's engine, the reward model that judges its steps, and what every search shares."""
     model_dir = context.inputs[config.model] / MODEL
-    prompt_format = load_format(model_dir)
     dtype = "float32" if context.dtype == "auto" else context.dtype
     scorer = load_judge(config, context, dtype)
     engine = load_engine(
@@ -92,28 +127,13 @@ def run(config: Config, context: Context) -> Outcome:
     )
     search_context = build_context(
         engine,
-        prompt_format,
+        load_format(model_dir),
         seed=derive_seed("search", "sampling", seed),
         sampling=Sampling(config.temperature, top_p=config.top_p),
         limits=Limits(config.max_tokens, config.max_steps, config.max_errors),
         scorer=scorer,
     )
-    occupancy = grow_trees(
-        *(engine, scorer, problems, config, search_context, context),
-        unit_trees=max(UNIT_TREES, 2 * config.num_slots),
-    )
-    save_problems(context.folder / PROBLEMS, problems)
-    policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
-    write_json(context.folder / POLICY, asdict(policy))
-    by_id = {problem.id: problem for problem in problems}
-    save_shown(context.folder, select_trees(by_id, iterate_trees(context.folder)))
-    trees = [strip_nodes(graded) for graded in iterate_trees(context.folder)]
-    ledger = Ledger()
-    for tree in trees:
-        add_cost(ledger, tree.cost)
-    facts = summarise_trees(problems, trees, simulations=config.search.simulations, seed=seed)
-    facts["occupancy"] = occupancy
-    return Outcome(ledger=ledger, kept=len(trees), dropped=dropped, facts=facts)
+    return engine, scorer, search_context
 
 
 def load_judge(config: Config, context: Context, dtype: str) -> NativeScorer | None:
@@ -123,6 +143,27 @@ def load_judge(config: Config, context: Context, dtype: str) -> NativeScorer | N
     policy_dir, judge_dir = (context.inputs[name] / MODEL for name in (config.model, config.reward_model))
     policy = describe_policy(load_codec(policy_dir), load_format(policy_dir), config.model)
     return load_scorer_for(policy, judge_dir, where=config.reward_model, device=context.device, dtype=dtype)
+
+
+def describe_rows(
+    config: Config, context: Context, model_id: str, problems: Sequence[Problem], eval_s: float
+) -> RowContext:
+    """What the rows share. The policy is the stage that is measured, and the problems go by the name of the search:
+    `suite_hash` tells which searches had the same."""
+    trained = read_json(context.inputs[config.model] / "manifest.json")["ledger"]
+    return RowContext(
+        stage=config.model,
+        model=config.model,
+        model_id=model_id,
+        suite=context.name,
+        suite_hash=content_hash([problem.id for problem in problems]),
+        strategy=config.search.name,
+        reward_model=config.reward_model,
+        seed=context.seed,
+        train_flops=trained["train_flops"],
+        stage_s=trained["seconds"],
+        eval_s=eval_s,
+    )
 
 
 @dataclass(frozen=True, slots=True)

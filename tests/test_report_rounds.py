@@ -1,0 +1,238 @@
+"""Rounds of self-evolution: the result rows of a search, and the report's section on them."""
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from ponderosa.artifacts import read_json
+from ponderosa.evaluation.renumbering import RENUMBERING
+from ponderosa.evaluation.summary import RowContext, build_row
+from ponderosa.evaluation.tree_summary import SearchedTree, build_tree_rows, summarise_trees
+from ponderosa.metrics import compute_wilson_interval
+from ponderosa.records import Cost, Problem, Verdict
+from ponderosa.report import write_report
+from ponderosa.report.rounds import list_lines, render_rounds
+from ponderosa.report.run import Record, Run, load_run
+from synthetic_run import write_json
+from test_report import _replace_some
+from tree_records import RIGHT, WRONG
+
+PROBLEMS = [Problem("q", id=f"{k}-{i}", meta={"operations": k}) for k in (3, 4, 10) for i in range(8)]
+ASKED = Verdict(True, "correct", f"answer@1+{RENUMBERING}")
+REFUTED = Verdict(False, "wrong_answer", f"answer@1+{RENUMBERING}")
+
+
+def grow(num_solved: int, *, has_extra: bool = False) -> list[SearchedTree]:
+    """A tree of each problem; in each slice the first `num_solved` are solved, the last of these by extra simulations."""
+    trees = []
+    for problem in PROBLEMS:
+        place = int(problem.id.partition("-")[2])
+        verdicts = (ASKED, REFUTED) if place == 0 else (RIGHT,) if place < num_solved else (WRONG,)
+        simulations = 8 if has_extra and place == num_solved - 1 else 4
+        end = "budget" if verdicts == (WRONG,) else "solved"
+        trees.append(SearchedTree(problem.id, end, 3, simulations, Cost(2, 10, 20, 5, 1, 100.0), verdicts))
+    return trees
+
+
+def build_rows(
+    trees: Sequence[SearchedTree], name: str = "trees-1", policy: str = "policy-0", seed: int = 0
+) -> list[Record]:
+    context = RowContext(
+        policy, policy, f"{policy}-{seed}", name, "same", "tree_search", seed, train_flops=7.0
+    )
+    return build_tree_rows(context, PROBLEMS, trees, simulations=4, occupancy=0.93, seed=seed)
+
+
+def pick(rows: Sequence[Record], metric: str, name: str = "all") -> Record:
+    (row,) = [row for row in rows if (row["metric"], row["slice"]) == (metric, name)]
+    return row
+
+
+# Rows of a search
+
+
+def test_the_rows_of_a_search_are_its_facts() -> None:
+    trees = grow(3, has_extra=True)
+    rows, facts = build_rows(trees), summarise_trees(PROBLEMS, trees, simulations=4, seed=0)
+    for metric in ("coverage", "coverage_without_extra"):
+        for name, fact in facts[metric].items():
+            row = pick(rows, metric, name)
+            assert {key: row[key] for key in fact} == fact
+    false = pick(rows, "false_positive_frac")
+    assert {**facts["false_positives"], "solutions": 6} == {
+        **{key: false[key] for key in ("value", "low", "high", "n")},
+        "solutions": 6,
+    }
+    assert (false["value"], false["n"]) == (0.5, 3)
+
+
+def test_a_row_on_a_slice_has_the_interval_and_the_cost_of_its_problems() -> None:
+    rows = build_rows(grow(3, has_extra=True))
+    row = pick(rows, "coverage", "operations=10")
+    assert (row["value"], row["n"]) == (3 / 8, 8)
+    assert (row["low"], row["high"]) == compute_wilson_interval(3, 8)
+    assert (row["generated_tokens"], row["eval_flops"], row["samples"]) == (8 * 20, 800.0, 1)
+    assert pick(rows, "coverage_without_extra", "operations=10")["value"] == 2 / 8
+    assert pick(rows, "mean_computed_tokens")["value"] == 35.0
+    assert pick(rows, "ended_solved_frac")["value"] == pytest.approx(3 / 8)
+    assert pick(rows, "ended_hopeless_frac")["value"] == 0.0
+
+
+def test_occupancy_is_one_row_without_an_interval() -> None:
+    row = pick(build_rows(grow(3)), "occupancy")
+    assert (row["value"], row["low"], row["high"], row["slice"]) == (0.93, None, None, "all")
+    assert (row["stage"], row["suite"], row["strategy"]) == ("policy-0", "trees-1", "tree_search")
+
+
+def test_where_no_program_could_be_asked_again_there_is_no_row_of_false_positives() -> None:
+    trees = [tree._replace(verdicts=(RIGHT,)) for tree in grow(3)]
+    assert not [row for row in build_rows(trees) if row["metric"] == "false_positive_frac"]
+
+
+# The report
+
+
+SHARES = {"policy-0": {3: 0.9, 4: 0.2}, "policy-1": {3: 0.95, 4: 0.6}, "policy-2": {3: 1.0, 4: 0.8}}
+STAGES: list[Record] = [
+    {"name": "policy-0", "use": "sft", "data": {"solutions": ["problems"]}},
+    {"name": "trees-1", "use": "search", "model": "policy-0"},
+    {"name": "policy-1", "use": "sft", "data": {"trees": ["trees-1"]}},
+    {"name": "ppm-1", "use": "reward_model", "trees": ["trees-1"]},
+    {"name": "trees-2", "use": "search", "model": "policy-1", "reward_model": "ppm-1"},
+    {"name": "policy-2", "use": "sft", "data": {"trees": ["trees-2"]}},
+]
+
+
+def list_accuracy(policy: str, seed: int) -> list[Record]:
+    context = RowContext(
+        policy, policy, policy, "quantities", "h", "greedy", seed, train_flops=4e12 + seed * 2e12
+    )
+    slices = {f"operations={k}": share for k, share in SHARES[policy].items()}
+    return [
+        build_row(context, name, "pass@1", [share], compute_wilson_interval(int(100 * share), 100), [], 1)
+        for name, share in {"all": sum(slices.values()) / 2, **slices}.items()
+    ]
+
+
+def build_run(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
+    """Two rounds as the pipeline leaves them, the second one better, and better still at the second seed."""
+    rows: list[Record] = []
+    for seed in seeds:
+        rows += list_accuracy("policy-0", seed)
+        rows += build_rows(grow(3, has_extra=True), seed=seed)
+        rows += list_accuracy("policy-1", seed)
+        second = build_rows(grow(5 + seed), "trees-2", "policy-1", seed)
+        rows += [{**row, "reward_model": "ppm-1"} for row in second] + list_accuracy("policy-2", seed)
+    names = [f"{stage['name']}-{seed}a" for seed in seeds for stage in STAGES]
+    headline = {"suite": "quantities", "metric": "pass@1"}
+    write_json(folder / "recipe.json", {"name": "evolved", "headline": headline, "stages": STAGES})
+    write_json(folder / "summary.json", {"schema": 1, "rows": rows, "tests": [], "stages": names})
+    for seed in seeds:
+        for stage in STAGES:
+            path = folder / "stages" / f"{stage['name']}-{seed}a"
+            write_json(path / "config.json", stage)
+            write_json(path / "manifest.json", {"stage": stage["name"], "kind": stage["use"], "seed": seed})
+            (path / "DONE").touch()
+    return folder
+
+
+class Tables(HTMLParser):
+    """The cells of every table row, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.is_in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.is_in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_in_cell = self.is_in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.is_in_cell:
+            self.rows[-1][-1] += data
+
+
+def test_a_line_follows_for_the_first_policy_each_search_and_each_policy_it_taught(tmp_path: Path) -> None:
+    run = load_run(build_run(tmp_path))
+    lines = list_lines(run, run.rows)
+    assert [(line.name, line.measured) for line in lines] == [
+        ("policy-0", "pass@1 on quantities, greedy"),
+        ("trees-1", "coverage by policy-0"),
+        ("", "without extra simulations"),
+        ("policy-1", "pass@1 on quantities, greedy"),
+        ("trees-2", "coverage by policy-1 with ppm-1"),
+        ("policy-2", "pass@1 on quantities, greedy"),
+    ]
+    assert [line.by_slice["operations=4"].value for line in lines] == [0.2, 3 / 8, 2 / 8, 0.6, 5 / 8, 0.8]
+    assert [line.flops for line in lines] == [4e12, 2400.0, None, 4e12, 2400.0, 4e12]
+
+
+def test_the_section_has_a_table_and_a_chart_of_coverage(tmp_path: Path) -> None:
+    html = write_report(build_run(tmp_path)).read_text("utf-8")
+    section = html.partition('id="rounds"')[2].partition("</section>")[0]
+    header, first, searched, *_ = Tables(section).rows
+    assert header[2:] == [
+        *("all", "operations 3", "operations 4", "operations 10"),
+        *("false positives", "tokens a problem", "FLOP"),
+    ]
+    low, high = compute_wilson_interval(3, 8)
+    assert first[5] == "—"
+    assert searched[5] == f"37.5% [{100 * low:.1f}, {100 * high:.1f}]"
+    assert searched[6].startswith("50.0% [")
+    assert searched[7:] == ["35", "2.4k"]
+    assert section.count("<svg") == 1
+    assert section.count('class="dot') == 2 * 3
+    assert ">trees-1</li>" in section
+
+
+def test_over_several_seeds_figures_are_means_with_the_range_of_the_seeds(tmp_path: Path) -> None:
+    run = load_run(build_run(tmp_path, seeds=(0, 1)))
+    html = str(render_rounds(run))
+    lines = {line.name: line for line in list_lines(run, run.rows)}
+    assert lines["trees-2"].by_slice["all"] == pytest.approx((5.5 / 8, 5 / 8, 6 / 8, 2))
+    assert lines["policy-2"].flops == 5e12
+    assert re.search(r"<b>68\.8%</b> <small>62\.5–75\.0%</small>", html)
+
+
+def test_each_arm_of_a_sweep_has_its_own_rounds(tmp_path: Path) -> None:
+    folder = build_run(tmp_path)
+    summary = read_json(folder / "summary.json")
+    rows = [{**row, "arm": arm} for arm in ("guided", "unguided") for row in summary["rows"]]
+    write_json(folder / "summary.json", {**summary, "rows": rows})
+    html = str(render_rounds(load_run(folder)))
+    assert html.count("<figure>") == 2
+    assert "<b>guided</b>" in html
+    assert Tables(html).rows[:7] == Tables(html).rows[7:]
+
+
+def test_a_run_without_a_search_has_no_such_section(tmp_path: Path) -> None:
+    folder = build_run(tmp_path)
+    summary = read_json(folder / "summary.json")
+    rows = [row for row in summary["rows"] if row["suite"] == "quantities"]
+    write_json(folder / "summary.json", {**summary, "rows": rows})
+    assert render_rounds(load_run(folder)) is None
+    assert render_rounds(Run("empty", {}, [], [], [])) is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_values_of_any_wrong_kind_never_stop_the_section(share: float, tmp_path: Path) -> None:
+    random = Random(2)
+    for number in range(6):
+        folder = build_run(tmp_path / str(number), seeds=(0, 1))
+        for path in folder.rglob("*.json"):
+            path.write_text(json.dumps(_replace_some(read_json(path), share, random)), "utf-8")
+        render_rounds(load_run(folder))
