@@ -28,8 +28,11 @@ test-slow: $(VENV)/.dev ## Tests that take minutes: whole recipes, killed and co
 test-gpu: $(VENV)/.dev ## Tests that need an accelerator
 	$(BIN)/pytest -m gpu
 
-bench: $(VENV)/.bench ## Measure everything beside its peer, into results/bench-NAME/
+bench: $(VENV)/.bench | runs/quickstart/models/sft ## Measure everything beside its peer, into results/bench-NAME/
 	@set -e; for script in $(BENCH); do echo "== $$script"; $(BIN)/python bench/record.py $$script; done
+
+runs/quickstart/models/sft: | $(VENV)/.bench
+	@$(BIN)/ponderosa run quickstart
 
 tables: $(VENV)/.gym ## Fill the tables of the README and docs/ from results/ and the sources
 	$(BIN)/python docs/tables.py

@@ -47,8 +47,7 @@ from ponderosa.stages.tree_tables import iterate_trees, save_trees
 
 VERSION = 2
 UNIT_TREES = 64
-"""Trees a unit holds, or twice the engine's slots if that is more: enough to keep the slots busy, little enough to
-lose when killed."""
+"""Trees a unit holds at least."""
 
 
 class Config(ProblemConfig):
@@ -74,6 +73,11 @@ class Config(ProblemConfig):
     num_slots: int = Field(128, ge=1, description="steps sampled at once")
     seed: int | None = Field(None, description="draws problems and steps; unset takes the recipe's seed")
 
+    @property
+    def unit_trees(self) -> int:
+        """Trees a unit holds: enough to keep the slots busy, little enough to lose when killed."""
+        return max(UNIT_TREES, 2 * self.num_slots)
+
     def needs(self) -> tuple[Need, ...]:
         judge = () if self.reward_model is None else (Need(self.reward_model, "reward_model"),)
         return (Need(self.model, "model"), *judge, *super().needs())
@@ -86,7 +90,7 @@ def run(config: Config, context: Context) -> Outcome:
     with spent_seconds(context.folder / "seconds-trees.json") as read_seconds:
         occupancy = grow_trees(
             *(engine, scorer, problems, config, search_context, context),
-            unit_trees=max(UNIT_TREES, 2 * config.num_slots),
+            unit_trees=config.unit_trees,
         )
         eval_s = read_seconds()
     save_problems(context.folder / PROBLEMS, problems)
