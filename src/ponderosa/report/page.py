@@ -6,6 +6,7 @@ from pathlib import Path
 from ponderosa.artifacts import write_text
 from ponderosa.report.attempts import render_attempts
 from ponderosa.report.costs import render_costs, render_yields
+from ponderosa.report.first_errors import render_first_errors
 from ponderosa.report.html import Child, Html, join, tag
 from ponderosa.report.preferences import render_preferences
 from ponderosa.report.provenance import render_environment, render_recipe
@@ -98,6 +99,14 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "numbers; these do not count as right. FLOP: of the search, or of training the policy. Brackets are 95% "
             "intervals; over several training seeds, figures are means with the range of the seeds.",
             render_rounds(run),
+        ),
+        (
+            "First wrong steps",
+            "Reward models on solutions whose steps are labelled. The first step with a signal below a threshold is said to "
+            "be wrong: its score, or the drop from the score before it. The threshold is chosen on half of the solutions, "
+            "figures are of the other half. F1 is the harmonic mean of the two shares. Brackets are 95% intervals; over "
+            "several training seeds, figures are means with the range of the seeds. Tests are paired, on the same solutions.",
+            render_first_errors(run),
         ),
         (
             "Training",
