@@ -161,8 +161,9 @@ def spent_seconds(path: Path) -> Iterator[Callable[[], float]]:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process. Raises RunLocked if another live process holds it, RequestError if it is a file."""
+def lock_folder(folder: Path) -> Iterator[int]:
+    """Hold a folder for this process, and for every other that is given the descriptor, as long as it has it open.
+    Raises RunLocked if another live process holds it, RequestError if it is a file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -174,7 +175,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             raise RunLocked(
                 f"another process is running in {folder}; wait for it, end it, or choose another folder with --out"
             ) from None
-        yield
+        yield file.fileno()
 
 
 def _sync_folder(folder: Path) -> None:

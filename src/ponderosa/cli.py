@@ -147,6 +147,15 @@ def run(
         bool, typer.Option("--dry-run", help="Check everything and show the stages; run nothing.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Sandbox and grader processes.")] = 2,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Stages to run at once where none reads another: seeds, arms, evaluations beside training. They "
+            "share out cores and workers; not on an accelerator, whose memory one stage may fill.",
+        ),
+    ] = 1,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,7 +169,8 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are kept; a run killed anywhere continues when run again."""
     from ponderosa.console import build_progress
-    from ponderosa.pipeline import RunOptions, run_recipe
+    from ponderosa.jobs import run_in_jobs
+    from ponderosa.pipeline import RunOptions
     from ponderosa.planning import find_base, find_recipe, load_recipe
     from ponderosa.tracking import find_trackers
 
@@ -179,7 +189,7 @@ def run(
         progress=build_progress(quiet=quiet),
         trackers=trackers,
     )
-    summary = run_recipe(loaded, base, out, options)
+    summary = run_in_jobs(loaded, base, out, options, jobs)
     from ponderosa.report.page import write_report
     from ponderosa.report.terminal import render_run_table
 

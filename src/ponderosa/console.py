@@ -4,6 +4,8 @@ Plain output says a line when work starts, at most one every ten seconds, and on
 less than two seconds is not mentioned at all.
 """
 
+import io
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +38,7 @@ from ponderosa.shown_trees import ShownTree
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
 DRAW_EVERY_S = 0.2
+STDERR = 2
 
 
 def build_progress(*, quiet: bool = False) -> Progress:
@@ -85,6 +88,26 @@ class PlainTask:
         if self.total and rate and self.done < self.total:
             parts.append(f"{(self.total - self.done) / rate:.0f} s left")
         return ", ".join([*parts, *(f"{name} {value}" for name, value in self.fields.items())])
+
+
+class NamedLines(io.RawIOBase):
+    """Standard error with a name before every line, each whole beside those of other processes."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._begun = name, b""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return STDERR
+
+    def write(self, data: Any) -> int:
+        *lines, self._begun = (self._begun + bytes(data)).split(b"\n")
+        for line in lines:
+            shown = show_controls(f"{self._name}: {line.decode('utf-8', 'replace')}")
+            os.write(STDERR, f"{shown}\n".encode())
+        return len(data)
 
 
 class RichBars:

@@ -1,18 +1,18 @@
 """From planned stages to finished stage folders, one after another.
 
 A finished stage is not done again, so running a recipe again does only what changed, and a run killed anywhere
-continues.
+continues. What loads torch is imported where it is used: not every stage needs it.
 """
 
 import logging
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ponderosa.artifacts import lock_folder, read_json, spent_seconds, write_json, write_text
 from ponderosa.config import suggest
@@ -21,12 +21,13 @@ from ponderosa.ledger import Ledger
 from ponderosa.planning import PlannedStage, Recipe, label_stages, name_by_content, plan_runs
 from ponderosa.progress import SILENT, Progress
 from ponderosa.records import SCHEMA
-from ponderosa.stages.estimates import Estimate, estimate_stage
 from ponderosa.stages.stage import PRODUCTS, UNFINISHED, Context, Outcome
-from ponderosa.summary import compute_joint, write_summary
 from ponderosa.tasks.jsonl import JsonlTask
 from ponderosa.tasks.registry import get_task
 from ponderosa.tracking import Tracker, track_stage
+
+if TYPE_CHECKING:
+    from ponderosa.stages.estimates import Estimate
 
 log = logging.getLogger(__name__)
 
@@ -58,34 +59,74 @@ class RunOptions:
             raise ConfigError(f"no dtype {self.dtype!r}{suggest(self.dtype, DTYPES)}")
 
 
-def run_recipe(recipe: Recipe, base: Path, out: Path, options: RunOptions) -> Path:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A recipe on its way through its stages, in a folder that this process holds by the descriptor `lock`."""
+
+    recipe: Recipe
+    base: Path
+    out: Path
+    options: RunOptions
+    stages: Sequence[PlannedStage]
+    names: Mapping[str, str]
+    """What each stage is called, by its folder, in the order of the plan."""
+    lock: int
+
+    def skip(self, stage: PlannedStage) -> bool:
+        """Pass over a stage that was finished earlier; False if it is still to do."""
+        log.debug(explain_stage(stage, self.out))
+        folder = self.out / "stages" / stage.folder_name
+        if not (folder / "DONE").exists():
+            return False
+        self._say(stage, ": finished earlier")
+        _remove(folder, UNFINISHED)
+        link_model(self.out, self.names[stage.folder_name], stage)
+        return True
+
+    def begin(self, stage: PlannedStage) -> None:
+        self._say(stage, f" ({stage.kind})")
+
+    def finish(self, stage: PlannedStage) -> None:
+        """Let others see what a stage that has just been done leaves."""
+        from ponderosa.summary import write_summary
+
+        link_model(self.out, self.names[stage.folder_name], stage)
+        write_summary(self.out, self.recipe, self.stages)
+
+    def _say(self, stage: PlannedStage, what: str) -> None:
+        number = list(self.names).index(stage.folder_name) + 1
+        self.options.progress.say(f"[{number}/{len(self.names)}] {self.names[stage.folder_name]}{what}")
+
+
+def run_in_turn(run: Run) -> None:
+    """Every unfinished stage in this process, in the order of the plan."""
+    for stage in run.stages:
+        if not run.skip(stage):
+            run.begin(stage)
+            run_stage(stage, run.base, run.out, run.options)
+            run.finish(stage)
+
+
+def run_recipe(
+    recipe: Recipe, base: Path, out: Path, options: RunOptions, run: Callable[[Run], None] = run_in_turn
+) -> Path:
     """Run every unfinished stage of a recipe in `out`, for every seed and arm; the path of its summary.
 
     Raises before anything is written: RunLocked if another process is running in the same folder, ConfigError for an
     unknown device or what `find_missing` finds, DataError as `check_data` does.
     """
     from ponderosa.engines.loading import select_device
+    from ponderosa.summary import compute_joint, write_summary
 
     stages = plan_runs(recipe, base)
     options = replace(options, device=select_device(options.device))
     if missing := find_missing(stages):
         raise ConfigError(f"{recipe.name!r} cannot run as it is: {'; '.join(missing)}")
     check_data(stages, base, out)
-    with lock_folder(out):
+    names = {stage.folder_name: name for stage, name in zip(stages, label_stages(stages), strict=True)}
+    with lock_folder(out) as lock:
         write_json(out / "recipe.json", describe_recipe(recipe, stages))
-        for number, (stage, name) in enumerate(zip(stages, label_stages(stages), strict=True), 1):
-            folder = out / "stages" / stage.folder_name
-            label = f"[{number}/{len(stages)}] {name}"
-            log.debug(explain_stage(stage, out))
-            if (folder / "DONE").exists():
-                options.progress.say(f"{label}: finished earlier")
-                _remove(folder, UNFINISHED)
-                link_model(out, name, stage)
-                continue
-            options.progress.say(f"{label} ({stage.kind})")
-            _run_stage(stage, folder, base, options)
-            link_model(out, name, stage)
-            write_summary(out, recipe, stages)
+        run(Run(recipe, base, out, options, stages, names, lock))
         return write_summary(out, recipe, stages, compute_joint(out, recipe, base, stages))
 
 
@@ -124,9 +165,11 @@ def link_model(out: Path, name: str, stage: PlannedStage) -> None:
     os.replace(temporary, link)
 
 
-def estimate_stages(stages: Sequence[PlannedStage], base: Path, out: Path) -> list[Estimate]:
+def estimate_stages(stages: Sequence[PlannedStage], base: Path, out: Path) -> "list[Estimate]":
     """What each stage costs at most, and a finished one did cost. Raises DataError for a problem file or a model
     directory that does not load."""
+    from ponderosa.stages.estimates import estimate_stage
+
     found: dict[str, Estimate] = {}
     for stage in stages:
         upstream = {need: found[folder] for need, folder in stage.inputs.items()}
@@ -159,7 +202,9 @@ def explain_stage(stage: PlannedStage, out: Path) -> str:
     return f"{stage.name}: key {stage.key}, version {stage.module.VERSION}, reads {reads}; {state}"
 
 
-def _run_stage(stage: PlannedStage, folder: Path, base: Path, options: RunOptions) -> None:
+def run_stage(stage: PlannedStage, base: Path, out: Path, options: RunOptions) -> None:
+    """Fill the folder of one stage; what it reads is finished, and the run's folder is held."""
+    folder = out / "stages" / stage.folder_name
     folder.mkdir(parents=True, exist_ok=True)
     _remove(folder, ("**/.*.tmp",))
     config = name_by_content(stage.config.model_dump(mode="json"), _list_file_names(stage))
