@@ -16,8 +16,8 @@ from ponderosa.evaluation.units import parse_attempt
 from ponderosa.formats import PLAIN_PROSE
 from ponderosa.records import Problem, to_record
 from ponderosa.search.driver import build_context
-from ponderosa.search.solution import Limits
 from ponderosa.search.registry import get_strategy
+from ponderosa.search.solution import Limits
 from ponderosa.verify import Grader
 
 NUM_PROBLEMS = 10
