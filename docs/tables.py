@@ -4,7 +4,7 @@
     python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
 
 `run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` (linked from docs/) the rows of every
-results/bench-*, `stages` the configuration of every stage kind, `strategies` the parameters of every strategy. What has
+results/bench-*, `aims` those that have an aim in one table, `stages` the configuration of every stage kind, `strategies` the parameters of every strategy. What has
 not been measured says so.
 """
 
@@ -48,7 +48,7 @@ Rows = Sequence[Sequence[str]]
 
 def fill_regions(text: str, results: Path) -> str:
     """The text with every generated region written anew."""
-    pattern = re.compile(r"<!-- (run \S+|bench|stages|strategies) -->\n.*?<!-- /\1 -->", re.DOTALL)
+    pattern = re.compile(r"<!-- (run \S+|bench|aims|stages|strategies) -->\n.*?<!-- /\1 -->", re.DOTALL)
     return pattern.sub(
         lambda match: f"<!-- {match[1]} -->\n{render_region(match[1], results)}\n<!-- /{match[1]} -->", text
     )
@@ -61,6 +61,8 @@ def render_region(name: str, results: Path) -> str:
         return render_run(results / argument)
     if kind == "bench":
         return render_bench(results)
+    if kind == "aims":
+        return render_aims(results)
     return "\n\n".join(render_stages() if kind == "stages" else render_strategies())
 
 
@@ -136,29 +138,50 @@ def render_test(line: StageLine) -> str:
 
 def render_bench(results: Path) -> str:
     """Every recorded benchmark: for each piece of work, its strongest peer with an aim, and without one."""
+    header = ["work", "strongest peer", "peer", "Ponderosa", "ratio", "aim"]
     blocks = []
     for folder in sorted(results.glob("bench-*")):
-        strongest: dict[tuple[str, bool], Mapping[str, Any]] = {}
-        for row in read_json(folder / "summary.json")["rows"]:
-            key = (row["work"], row.get("target") is not None)
-            if key not in strongest or row["ratio"] < strongest[key]["ratio"]:
-                strongest[key] = row
         rows = [
             [
                 row["work"],
                 row["peer"],
                 f"{format_amount(row['theirs'])} {row['unit']}",
                 f"{format_amount(row['ours'])} {row['unit']}",
-                f"**{row['ratio']:.3g}×**",
-                f"{row['target']:g}×" if row.get("target") else MISSING,
+                *render_ratio(row),
             ]
-            for row in strongest.values()
+            for row in list_strongest(folder)
         ]
-        header = ["work", "strongest peer", "peer", "Ponderosa", "ratio", "aim"]
         source = f"[`results/{folder.name}`](../results/{folder.name}/manifest.json)"
         machine = describe(read_json(folder / "manifest.json"))
         blocks.append(f"{render_table(header, rows)}\n\n{source}. {machine}")
     return "\n\n".join(blocks) or NOT_MEASURED
+
+
+def render_aims(results: Path) -> str:
+    """Of every recorded benchmark the rows that have an aim, and the machines they were measured on."""
+    folders = sorted(results.glob("bench-*"))
+    rows = [
+        [row["work"], row["peer"], *render_ratio(row)]
+        for folder in folders
+        for row in list_strongest(folder)
+        if row.get("target")
+    ]
+    machines = dict.fromkeys(describe(read_json(folder / "manifest.json")) for folder in folders)
+    return "\n\n".join([render_table(["work", "strongest peer", "ratio", "aim"], rows), *machines])
+
+
+def list_strongest(folder: Path) -> list[Mapping[str, Any]]:
+    """A benchmark's rows: for each piece of work the peer that comes closest, with an aim and without one."""
+    strongest: dict[tuple[str, bool], Mapping[str, Any]] = {}
+    for row in read_json(folder / "summary.json")["rows"]:
+        key = (row["work"], row.get("target") is not None)
+        if key not in strongest or row["ratio"] < strongest[key]["ratio"]:
+            strongest[key] = row
+    return list(strongest.values())
+
+
+def render_ratio(row: Mapping[str, Any]) -> list[str]:
+    return [f"**{row['ratio']:.3g}×**", f"{row['target']:g}×" if row.get("target") else MISSING]
 
 
 def describe(manifest: Mapping[str, Any]) -> str:

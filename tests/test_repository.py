@@ -202,6 +202,7 @@ def test_a_benchmark_shows_the_peer_that_comes_closest(
     rendered = tables["render_bench"](tmp_path / "results")
     assert "| digging | spade | 4 m/s | 8 m/s | **2×** | 2× |" in rendered
     assert "spoon" not in rendered
+    assert "| digging | spade | **2×** | 2× |" in tables["render_aims"](tmp_path / "results")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
