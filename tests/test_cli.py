@@ -1,6 +1,8 @@
 """The command line: exit codes, what errors say, and that model text never steers the terminal."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,9 +12,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 
+from ponderosa.api import DEFAULT_TEMPERATURE
 from ponderosa.artifacts import lock_folder
 from ponderosa.catalogue import CATALOGUES
+from ponderosa.cli import app, main
 from tiny_runs import GROWN, run_tiny, save_foreign_model
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -29,8 +34,6 @@ def call(
     arguments: list[str | Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
     """Exit code, output and errors of one command, run in this process, which has the heavy modules loaded."""
-    from ponderosa.cli import main
-
     monkeypatch.setattr(sys, "argv", ["ponderosa", *map(str, arguments)])
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -68,6 +71,24 @@ def test_help_imports_neither_torch_nor_pyarrow() -> None:
     assert done.stdout.endswith("set()\n")
     for command in ("run", "solve", "evaluate", "grade", "sandbox", "report", "list", "doctor"):
         assert command in done.stdout
+
+
+def test_every_commands_help_shows_one_example_that_it_understands() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+    for name, command in commands.items():
+        (example,) = re.findall(r"^\s*Example: (.+)$", command.help, re.MULTILINE)
+        program, called, *arguments = shlex.split(example)
+        assert (program, called) == ("ponderosa", name)
+        command.make_context(name, arguments)
+
+
+def test_the_help_names_the_temperature_of_the_library() -> None:
+    (option,) = [
+        part for part in typer.main.get_command(app).commands["solve"].params if part.name == "temperature"
+    ]  # type: ignore[attr-defined]
+
+    assert f"default: {DEFAULT_TEMPERATURE}," in option.help
 
 
 # Exit codes
