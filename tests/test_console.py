@@ -8,7 +8,6 @@ from rich.console import Console
 
 from ponderosa.console import PlainLines, PlainTask, RichBars, TreeDrawing, build_progress, print_tree
 from ponderosa.progress import SILENT, track
-from ponderosa.shown_trees import trace_path
 from synthetic_tree import QUESTION, grow_tree, show_tree
 
 HOSTILE = "[red]\x1b[2Jowned\u202e[/red]"
@@ -117,4 +116,4 @@ def test_a_tree_in_a_file_has_its_lines_whole_and_no_codes(capsys: pytest.Captur
     assert lines[0] == QUESTION
     assert max(map(len, lines)) > 80
     assert "\x1b" not in "".join(lines)
-    assert sum(line[20:22] == "* " for line in lines) == len(trace_path(shown.tree, shown.chosen))
+    assert sum(line[20:22] == "* " for line in lines) == len(shown.tree.list_path(shown.chosen))

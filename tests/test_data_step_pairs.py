@@ -18,10 +18,9 @@ from ponderosa.data.reward_rows import (
 from ponderosa.data.step_pairs import Comparison, StepPairRules, group_pairs, select_step_pairs
 from ponderosa.data.tree_outcomes import (
     compute_success,
-    join_tokens,
     judge_ends,
     leave_out_suspicious,
-    list_judged,
+    list_scored,
     tally_nodes,
 )
 from ponderosa.records import GradedTree, Row
@@ -88,7 +87,7 @@ def test_success_is_the_mean_over_children_as_often_as_they_were_written() -> No
 
 
 def test_dead_ends_are_not_what_a_reward_model_is_asked_about() -> None:
-    assert list_judged(MIXED) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert list_scored(MIXED) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 # The paper's rule
@@ -195,7 +194,7 @@ def test_the_edit_distance_counts_characters_or_tokens_that_the_model_wrote() ->
 
 
 def test_continuations_that_do_not_fit_the_context_are_in_no_pair() -> None:
-    whole = len(join_tokens(MIXED.tree, 3))
+    whole = len(MIXED.tree.join_tokens(3))
     selection = select(MIXED, max_length=whole - 1)
     assert selection.nodes == {"longer_than_context": 2, "all_wrong": 1}
     assert selection.problems == {"longer_than_context": 1}

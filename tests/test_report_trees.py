@@ -17,7 +17,7 @@ from ponderosa.report import write_report
 from ponderosa.report.page import render_tree_page, write_tree_page
 from ponderosa.report.run import load_run
 from ponderosa.report.tree_text import render_tree_text
-from ponderosa.report.tree_view import find_ending, list_children
+from ponderosa.report.tree_view import find_ending
 from ponderosa.report.trees import render_trees
 from ponderosa.shown_trees import (
     SHOWN_FILE,
@@ -26,7 +26,6 @@ from ponderosa.shown_trees import (
     locate_ending,
     save_shown,
     strip_tokens,
-    trace_path,
 )
 from ponderosa.stages.tree_samples import LARGEST, MIXED, UNSOLVED, select_trees, show_graded
 from synthetic_tree import QUESTION, RIGHT, WRONG, grow_tree, show_tree
@@ -109,8 +108,8 @@ def test_what_could_not_be_drawn_is_refused_in_reading(path: tuple[Any, ...], tm
 
 def test_a_path_leads_from_the_first_step_to_a_place() -> None:
     tree = build_shown(*(build_node(parent) for parent in (None, None, 1, 2, 1))).tree
-    assert trace_path(tree, 3) == [1, 2, 3]
-    assert trace_path(tree, None) == []
+    assert tree.list_path(3) == [1, 2, 3]
+    assert tree.list_path(None) == []
 
 
 def test_a_solution_is_found_in_its_tree_by_its_tokens() -> None:
@@ -200,7 +199,7 @@ def test_a_step_shows_its_code_output_and_numbers() -> None:
 
 def test_the_chosen_solution_is_open_and_marked_and_the_rest_closed(large: ShownTree) -> None:
     text = render_tree_page(large)
-    path = trace_path(large.tree, large.chosen)
+    path = large.tree.list_path(large.chosen)
 
     assert large.chosen is not None
     assert len(re.findall(r'<details class="[^"]*chosen" open="">', text)) == len(path)
@@ -352,8 +351,8 @@ def test_chromium_shows_2000_steps_quickly_and_no_wider_than_its_window(
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     said = json.loads(done.stdout.split("SAID")[-2])
 
-    path = trace_path(large.tree, large.chosen)
-    children = list_children(large.tree)
+    path = large.tree.list_path(large.chosen)
+    children = large.tree.group_children()
     assert said["steps"] == 2_000
     assert said["shown"] == sum(len(children.get(place, ())) for place in [None, *path])
     busy = {place for place, node in enumerate(large.tree.nodes) if node.visits >= 16}
@@ -417,7 +416,7 @@ def test_a_drawing_has_no_more_lines_than_asked_for_and_accounts_for_every_step(
 
 
 def test_the_chosen_solution_is_bold_and_drawn_before_all_others(large: ShownTree) -> None:
-    path = trace_path(large.tree, large.chosen)
+    path = large.tree.list_path(large.chosen)
     text = render_tree_text(large, most_lines=4 + 2 * len(path))
     bold = [span for span in text.spans if span.style == "bold"]
 

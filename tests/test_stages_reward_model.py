@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.data.step_pairs import StepPairRules
-from ponderosa.data.tree_outcomes import compute_success, join_tokens
+from ponderosa.data.tree_outcomes import compute_success
 from ponderosa.engines.codec import load_codec
 from ponderosa.errors import ConfigError, DataError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE
@@ -109,7 +109,7 @@ def test_every_kind_learns_the_planted_rule_and_reads_it_as_success(
     tree = draw_tree(1000)
     errors = []
     for place, success in compute_success(tree).items():
-        ids = torch.tensor([join_tokens(tree.tree, place)])
+        ids = torch.tensor([tree.tree.join_tokens(place)])
         with torch.no_grad():
             score = stock(ids).logits[0, 0].item()
             assert score == model(ids).logits[0, 0].item()

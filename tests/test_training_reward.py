@@ -21,7 +21,6 @@ from ponderosa.data.reward_rows import (
     list_readings,
 )
 from ponderosa.data.step_pairs import Comparison
-from ponderosa.data.tree_outcomes import join_tokens
 from ponderosa.errors import DataError
 from ponderosa.formats import PLAIN_CODE
 from ponderosa.ledger import count_matrix_parameters
@@ -220,7 +219,7 @@ def test_the_controls_are_the_mean_over_nodes_read_one_by_one_in_the_stock_model
 ) -> None:
     rows = [one.row for one in build_node_rows(TREE.tree, targets, max_length=64)]
     means, gradient = compute(model, loss, rows)
-    scores_N = torch.stack([score_stock(model, join_tokens(TREE.tree, place)) for place in targets])
+    scores_N = torch.stack([score_stock(model, TREE.tree.join_tokens(place)) for place in targets])
     expected = compute_loss(scores_N, torch.tensor([*targets.values()])).mean()
     assert means["loss"] == pytest.approx(expected.item(), abs=1e-5)
     assert_close(gradient, torch.autograd.grad(expected, [*model.parameters()]))
@@ -230,7 +229,7 @@ def test_scores_of_nodes_are_those_of_the_sequences_that_end_there(model: PreTra
     rows: list[NodeRow] = build_node_rows(TREE.tree, dict.fromkeys(range(5), 0.0), max_length=64)
     places = [place for row in rows for place in row.places]
     with torch.no_grad():
-        expected = [score_stock(model, join_tokens(TREE.tree, place)).item() for place in places]
+        expected = [score_stock(model, TREE.tree.join_tokens(place)).item() for place in places]
     assert sorted(places) == [0, 1, 2, 3, 4]
     assert score(model, [one.row for one in rows]) == pytest.approx(expected, abs=1e-5)
 

@@ -219,6 +219,27 @@ class Tree:
     seed: int
     num_simulations: int = 0
 
+    def group_children(self) -> dict[int | None, list[int]]:
+        """The nodes that continue each node which anything continues, in their order; None stands for the prompt."""
+        children: dict[int | None, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            children.setdefault(node.parent, []).append(place)
+        return children
+
+    def list_path(self, place: int | None) -> list[int]:
+        """The nodes from the first step to one node, both included; none for None, the prompt."""
+        path: list[int] = []
+        while place is not None:
+            path.append(place)
+            place = self.nodes[place].parent
+        return path[::-1]
+
+    def join_tokens(self, place: int | None) -> tuple[int, ...]:
+        """The prompt and every step to a node, that node included."""
+        return self.prompt_ids + tuple(
+            token for step in self.list_path(place) for token in self.nodes[step].token_ids
+        )
+
 
 class GradedTree(NamedTuple):
     """A tree and the verdicts on the solutions in it, by the place of the node that ends each."""

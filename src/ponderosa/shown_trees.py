@@ -38,22 +38,12 @@ class ShownTree:
             assert node.parent is None or node.parent in places[:place], (place, node.parent)
 
 
-def trace_path(tree: Tree, place: int | None) -> list[int]:
-    """The places from the first step of a solution to this one; empty for None."""
-    path: list[int] = []
-    while place is not None:
-        path.append(place)
-        place = tree.nodes[place].parent
-    return path[::-1]
-
-
 def locate_ending(tree: Tree, token_ids: Sequence[int]) -> int | None:
     """Where the solution with these tokens ends in a tree; None if it is not in it."""
+    whole = (*tree.prompt_ids, *token_ids)
     for place, node in enumerate(tree.nodes):
-        if node.finish is not None:
-            path = trace_path(tree, place)
-            if [token for step in path for token in tree.nodes[step].token_ids] == list(token_ids):
-                return place
+        if node.finish is not None and tree.join_tokens(place) == whole:
+            return place
     return None
 
 

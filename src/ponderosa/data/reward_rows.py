@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ponderosa.data.step_pairs import Comparison
-from ponderosa.data.tree_outcomes import join_tokens, list_path
 from ponderosa.records import Row, Tree
 
 IS_CHOSEN = "is_chosen"
@@ -53,7 +52,7 @@ def build_node_rows(tree: Tree, targets: Mapping[int, float], *, max_length: int
     Nodes that end behind `max_length` tokens, the prompt included, are left out.
     """
     fitting = {
-        place: target for place, target in targets.items() if len(join_tokens(tree, place)) <= max_length
+        place: target for place, target in targets.items() if len(tree.join_tokens(place)) <= max_length
     }
     documents = _build_documents(tree, fitting)
     return [
@@ -77,7 +76,7 @@ def _build_documents(tree: Tree, targets: Mapping[int, float]) -> Iterator[_Docu
         token_ids: list[int] = []
         values: dict[int, float] = {}
         places: list[int] = []
-        for place in list_path(tree, last):
+        for place in tree.list_path(last):
             token_ids += tree.nodes[place].token_ids
             if place in unread:
                 values[len(token_ids) - 1] = unread.pop(place)

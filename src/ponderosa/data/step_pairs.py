@@ -22,15 +22,7 @@ from pydantic import Field
 
 from ponderosa.config import Config
 from ponderosa.data.edit_distance import compute_edit_distance
-from ponderosa.data.tree_outcomes import (
-    Failures,
-    Tally,
-    group_children,
-    join_tokens,
-    judge_ends,
-    list_path,
-    tally_nodes,
-)
+from ponderosa.data.tree_outcomes import Failures, Tally, judge_ends, tally_nodes
 from ponderosa.records import GradedTree, Node, Tree
 
 Level = Literal["step", "solution"]
@@ -104,11 +96,11 @@ class _End(NamedTuple):
 
     @property
     def mean_q(self) -> float:
-        return fmean(self.tree.nodes[step].value for step in list_path(self.tree, self.place))
+        return fmean(self.tree.nodes[step].value for step in self.tree.list_path(self.place))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        return join_tokens(self.tree, self.place)[len(self.tree.prompt_ids) :]
+        return self.tree.join_tokens(self.place)[len(self.tree.prompt_ids) :]
 
 
 _Pair = tuple[int, int]
@@ -132,13 +124,13 @@ def select_step_pairs(
         paired: set[tuple[int, int, int]] = set()
         for number, one in enumerate(group):
             tally = tally_nodes(one.tree, judge_ends(one, rules.failures))
-            for parent, children in group_children(one.tree).items():
+            for parent, children in one.tree.group_children().items():
                 found = _pair_children(one.tree, children, tally, rules, max_length)
                 if isinstance(found, str):
                     nodes[found] += 1
                     continue
                 paired |= {(number, *pair) for pair in found}
-                prefix = join_tokens(one.tree, parent)
+                prefix = one.tree.join_tokens(parent)
                 steps = {child: one.tree.nodes[child].token_ids for child in children}
                 comparisons += _build_comparisons(one.tree, "step", prefix, steps, found)
         ends, finals = _pair_solutions(group, rules, paired, max_length)
@@ -200,7 +192,7 @@ def _differ(first: Node, second: Node, rules: StepPairRules) -> bool:
 
 
 def _fits(tree: Tree, place: int, max_length: int | None) -> bool:
-    return max_length is None or len(join_tokens(tree, place)) <= max_length
+    return max_length is None or len(tree.join_tokens(place)) <= max_length
 
 
 def _pair_solutions(

@@ -16,7 +16,6 @@ from pydantic import Field
 
 from ponderosa.config import Config
 from ponderosa.data.rollouts import DISTINCT, Distinct, RolloutSelection, join_selections, take_correct
-from ponderosa.data.tree_outcomes import list_path
 from ponderosa.records import Attempt, Cost, GradedAttempt, GradedTree, Node, Tree
 
 
@@ -42,7 +41,7 @@ class TrajectoryRules(Config):
     """Which right trajectories are taken: those of the highest mean value first, then of the highest least value."""
 
     per_problem: int | None = Field(
-        2, ge=1, description="most trajectories of one problem, all its trees together; unset takes all"
+        2, ge=1, description="most trajectories of one problem, all its trees together; null takes all"
     )
     distinct: Distinct = Field("program", description=DISTINCT)
     allow_errors: bool = Field(False, description="take those with a step that failed, too")
@@ -52,7 +51,7 @@ def list_trajectories(graded: GradedTree) -> list[Trajectory]:
     """Every way through a tree that has a verdict, in the order in which their last nodes were made."""
     trajectories = []
     for place, verdict in sorted(graded.verdicts.items()):
-        path = [graded.tree.nodes[step] for step in list_path(graded.tree, place)]
+        path = [graded.tree.nodes[step] for step in graded.tree.list_path(place)]
         attempt = _build_attempt(graded.tree, path, place)
         trajectories.append(Trajectory(GradedAttempt(attempt, verdict), tuple(node.value for node in path)))
     return trajectories

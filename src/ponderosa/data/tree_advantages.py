@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
-from ponderosa.data.tree_outcomes import compute_success, list_path
+from ponderosa.data.tree_outcomes import compute_success
 from ponderosa.records import GradedTree, Row
 
 
@@ -42,7 +42,7 @@ def build_advantage_rows(trees: Iterable[GradedTree], *, temperature: float) -> 
             continue
         taken: set[int] = set()
         for place in sorted(advantages.keys() & graded.verdicts.keys()):
-            path = list_path(graded.tree, place)
+            path = graded.tree.list_path(place)
             rows.append(_build_row(graded, path, advantages, taken, temperature))
             taken.update(path)
         num_steps += len(taken)

@@ -24,28 +24,6 @@ def leave_out_suspicious(graded: Iterable[GradedTree]) -> list[GradedTree]:
     return [one for one in trees if one.tree.problem_id not in doubted]
 
 
-def group_children(tree: Tree) -> dict[int | None, list[int]]:
-    """The nodes that continue each node which anything continues; None stands for the prompt."""
-    children: dict[int | None, list[int]] = {}
-    for place, node in enumerate(tree.nodes):
-        children.setdefault(node.parent, []).append(place)
-    return children
-
-
-def list_path(tree: Tree, place: int) -> list[int]:
-    """The nodes from the first step to one node, both included."""
-    path = [place]
-    while (parent := tree.nodes[path[-1]].parent) is not None:
-        path.append(parent)
-    return path[::-1]
-
-
-def join_tokens(tree: Tree, place: int | None) -> tuple[int, ...]:
-    """The prompt and every step to a node, that node included."""
-    path = [] if place is None else list_path(tree, place)
-    return tree.prompt_ids + tuple(token for step in path for token in tree.nodes[step].token_ids)
-
-
 def judge_ends(graded: GradedTree, failures: Failures) -> dict[int, bool]:
     """Of each node that ends a solution whether it is right; without those that are neither right nor wrong."""
     tree, verdicts = graded
@@ -92,7 +70,7 @@ def compute_success(graded: GradedTree) -> dict[int, float]:
     return success
 
 
-def list_judged(graded: GradedTree) -> list[int]:
+def list_scored(graded: GradedTree) -> list[int]:
     """The nodes that a search asks a reward model about: steps that could go on, and solutions that gave an answer."""
     answered = judge_ends(graded, "answered")
     return [place for place, node in enumerate(graded.tree.nodes) if node.finish is None or place in answered]

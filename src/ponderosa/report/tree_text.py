@@ -11,12 +11,11 @@ from ponderosa.report.tree_view import (
     describe_tree,
     find_ending,
     format_signed,
-    list_children,
     spell_line,
     spell_output,
     spell_step,
 )
-from ponderosa.shown_trees import ShownTree, trace_path
+from ponderosa.shown_trees import ShownTree
 
 MOST_LINES = 60
 LEGEND = "N visits · Q mean value · RM reward model · * chosen · ✓ right ✗ wrong ■ not judged † dead"
@@ -33,8 +32,8 @@ def render_tree_text(shown: ShownTree, *, most_lines: int = MOST_LINES, is_growi
 
     Steps are left out from the least visited on, the chosen solution's last.
     """
-    children = list_children(shown.tree)
-    path = frozenset(trace_path(shown.tree, shown.chosen))
+    children = shown.tree.group_children()
+    path = frozenset(shown.tree.list_path(shown.chosen))
     kept = select_steps(shown, children, path, most_lines - _NUM_HEAD_LINES)
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{cut(spell_line(shown.question), _MOST_QUESTION)}\n")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ponderosa.records import Node, Tree
+from ponderosa.records import Node
 from ponderosa.report.escape import show_controls
 from ponderosa.report.numbers import MISSING, as_number, format_count
 from ponderosa.shown_trees import ShownTree
@@ -39,14 +39,6 @@ def find_ending(shown: ShownTree, place: int) -> Ending | None:
     if node.answer is None:
         return Ending("dead", _say_why_dead(node))
     return Ending("ended" if verdict is None else "wrong", spell_line(node.answer))
-
-
-def list_children(tree: Tree) -> dict[int | None, list[int]]:
-    """The steps that continue each step, in the order they were made; under None those that come first."""
-    children: dict[int | None, list[int]] = {}
-    for place, node in enumerate(tree.nodes):
-        children.setdefault(node.parent, []).append(place)
-    return children
 
 
 def spell_step(node: Node) -> str:

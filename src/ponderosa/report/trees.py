@@ -14,11 +14,10 @@ from ponderosa.report.tree_view import (
     describe_tree,
     find_ending,
     format_signed,
-    list_children,
     spell_output,
     spell_step,
 )
-from ponderosa.shown_trees import ShownTree, trace_path
+from ponderosa.shown_trees import ShownTree
 
 LEGEND = (
     "A line is a step; open it for its code, what that printed, and the steps that continue it, most visited first. "
@@ -98,14 +97,14 @@ def _select_steps(shown: ShownTree) -> set[int]:
     depths: list[int] = []
     for node in shown.tree.nodes:
         depths.append(0 if node.parent is None else depths[node.parent] + 1)
-    first = {*range(min(_MOST_STEPS, len(depths))), *trace_path(shown.tree, shown.chosen)}
+    first = {*range(min(_MOST_STEPS, len(depths))), *shown.tree.list_path(shown.chosen)}
     return {place for place in first if depths[place] < _MOST_DEPTH}
 
 
 def _render_steps(shown: ShownTree, kept: set[int]) -> list[Html]:
     """The first steps, each holding those that continue it: children are rendered before what holds them."""
-    nodes, children = shown.tree.nodes, list_children(shown.tree)
-    chosen = set(trace_path(shown.tree, shown.chosen))
+    nodes, children = shown.tree.nodes, shown.tree.group_children()
+    chosen = set(shown.tree.list_path(shown.chosen))
     most = _bound_texts([nodes[place].step for place in kept])
     rendered: dict[int, Html] = {}
 

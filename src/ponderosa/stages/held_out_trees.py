@@ -7,7 +7,7 @@ from typing import Any
 
 from ponderosa.data.reward_rows import build_comparison_row, build_node_rows, list_readings
 from ponderosa.data.step_pairs import LEVELS, Comparison, Level, StepPairRules, select_step_pairs
-from ponderosa.data.tree_outcomes import compute_success, list_judged
+from ponderosa.data.tree_outcomes import compute_success, list_scored
 from ponderosa.identity import derive_seed
 from ponderosa.metrics import bootstrap_problems
 from ponderosa.progress import Progress
@@ -44,7 +44,7 @@ def score_trees(
     success_N: list[float] = []
     for one in trees:
         success = compute_success(one)
-        targets = {place: success[place] for place in list_judged(one) if place in success}
+        targets = {place: success[place] for place in list_scored(one) if place in success}
         for row, places in build_node_rows(one.tree, targets, max_length=max_length):
             node_rows.append(row)
             success_N += [targets[place] for place in places]

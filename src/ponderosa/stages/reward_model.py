@@ -26,7 +26,7 @@ from ponderosa.artifacts import write_json
 from ponderosa.data.packing import build_batches
 from ponderosa.data.reward_rows import build_comparison_row, build_node_rows
 from ponderosa.data.step_pairs import StepPairRules, select_step_pairs
-from ponderosa.data.tree_outcomes import judge_ends, leave_out_suspicious, list_judged
+from ponderosa.data.tree_outcomes import judge_ends, leave_out_suspicious, list_scored
 from ponderosa.errors import ConfigError
 from ponderosa.identity import derive_seed, split_bucket
 from ponderosa.records import GradedTree, Row
@@ -236,7 +236,7 @@ def build_targets(trees: Sequence[GradedTree], config: Config, *, max_length: in
             targets = {place: float(is_right) for place, is_right in ends.items()}
         else:
             nodes = one.tree.nodes
-            targets = {place: nodes[place].value for place in list_judged(one) if nodes[place].visits}
+            targets = {place: nodes[place].value for place in list_scored(one) if nodes[place].visits}
         found = build_node_rows(one.tree, targets, max_length=max_length)
         rows += [node_row.row for node_row in found]
         num_targets += len(targets)
