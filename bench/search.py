@@ -13,12 +13,9 @@ model its place is taken by the policy's decoder under a random head, which cost
 """
 
 import argparse
-import logging
-import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,27 +77,6 @@ class Grown(NamedTuple):
         return self.cost.generated_tokens / self.seconds
 
 
-@contextmanager
-def read_busy() -> Iterator[list[float]]:
-    """Collects what the driver logs of each unit: its share of busy slot-steps, those counted in which all searches
-    waited for the sandbox or the scorer and the engine stood still."""
-    busy: list[float] = []
-
-    def read(record: logging.LogRecord) -> bool:
-        found = re.search(r"([\d.]+)% of slot-steps busy", record.getMessage())
-        busy.extend([float(found[1]) / 100] if found else [])
-        return True
-
-    level = driver.log.level
-    driver.log.setLevel(logging.DEBUG)
-    driver.log.addFilter(read)
-    try:
-        yield busy
-    finally:
-        driver.log.removeFilter(read)
-        driver.log.setLevel(level)
-
-
 def grow_forest(search: Search, stage: Context) -> tuple[Grown, float]:
     """Every tree, as the stage grows them, and the engine's occupancy over all units, their tails included."""
     start = time.perf_counter()
@@ -140,12 +116,10 @@ def compare(search: Search, stage: Context, num_sampled: int) -> dict[str, Any]:
     folders = [stage.folder / name for name in ("alone", "forest")]
     for folder in folders:
         folder.mkdir(parents=True)
-    with open_labelling(replace(stage, folder=folders[0])) as labelling, read_busy() as busy:
+    with open_labelling(replace(stage, folder=folders[0])) as labelling:
         grow_alone(search, search.problems[:1], labelling)
         first = grow_alone(search, search.problems[:half], labelling)
-        busy.clear()
         forest, occupancy = grow_forest(search, replace(stage, folder=folders[1]))
-        busy_by_unit = list(busy)
         second = grow_alone(search, search.problems[half:num_sampled], labelling)
     alone = Grown([*first.trees, *second.trees], first.seconds + second.seconds)
     ratios = [forest.rate / part.rate for part in (first, second)]
@@ -161,7 +135,6 @@ def compare(search: Search, stage: Context, num_sampled: int) -> dict[str, Any]:
         "ratio_high": max(ratios),
         "target": TARGET_OF_ONE if candidates == 1 else TARGET,
         "occupancy": occupancy,
-        "busy_by_unit": busy_by_unit,
         "trees": len(forest.trees),
         "trees_per_s": len(forest.trees) / forest.seconds,
         "seconds": forest.seconds,

@@ -17,7 +17,7 @@ from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE
 from ponderosa.records import Attempt, Cost, Problem, Verdict
 from ponderosa.search import STRATEGIES, get_strategy
 from ponderosa.search.draft import begin_draft
-from ponderosa.search.driver import build_context, run_searches, run_unit
+from ponderosa.search.driver import Meter, build_context, run_searches, run_unit
 from ponderosa.search.requests import (
     Gather,
     ProblemView,
@@ -88,6 +88,17 @@ def test_a_search_is_started_when_a_slot_would_stand_idle_and_not_before() -> No
     engine = Watched({key: replies[:1] for key, replies in SCRIPT.items()}, num_slots=2)
     run_searches(engine, FakeSandbox(), PROBLEMS, get_strategy("greedy"), build_context(engine, PLAIN_CODE))
     assert pending == [2] * 9
+
+
+def test_occupancy_counts_the_steps_in_which_the_engine_waits_for_code() -> None:
+    """Four requests one after the other on two slots, the two steps of code run between them."""
+    engine = ScriptedEngine(SCRIPT, num_slots=2)
+    meter = Meter()
+    context = build_context(engine, PLAIN_CODE)
+    run_unit(engine, FakeSandbox(), PROBLEMS[:1], get_strategy("greedy"), context, meter=meter)
+    assert engine.occupancy == 0.5
+    num_steps = len(engine.requests) + 2
+    assert meter.occupancy == pytest.approx(0.5 * len(engine.requests) / num_steps)
 
 
 def test_a_strategy_never_sees_answer_or_solution() -> None:

@@ -97,7 +97,7 @@ def test_a_search_killed_anywhere_continues_to_the_same_tables(
     share: float, leftover: bytes | None, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert grow(whole) == 0.5
+    occupancy = grow(whole)
     journal = (whole / "journal.jsonl").read_bytes()
     shutil.copytree(whole, killed)
     (killed / "journal.jsonl").write_bytes(journal[: int(share * len(journal))])
@@ -107,7 +107,7 @@ def test_a_search_killed_anywhere_continues_to_the_same_tables(
         if int(part.stem) >= 3 * num_committed:
             part.unlink() if leftover is None else part.write_bytes(leftover)
 
-    assert grow(killed) == 0.5
+    assert grow(killed) == occupancy
     assert read_tables(killed) == read_tables(whole)
     assert (killed / "journal.jsonl").read_bytes() == journal
 
@@ -139,6 +139,21 @@ def test_occupancy_is_of_all_units_together() -> None:
     units = [{"generated_tokens": 90, "occupancy": 0.9}, {"generated_tokens": 50, "occupancy": 0.25}]
     assert compute_occupancy(units) == pytest.approx(140 / 300)
     assert compute_occupancy([]) == 0.0
+
+
+def test_the_steps_in_which_all_trees_wait_for_their_code_count_as_idle(tmp_path: Path) -> None:
+    """The engine, which counts its own ticks alone, says half; a lone tree's steps are run while it has nothing to do."""
+    assert 0 < grow(tmp_path, PROBLEMS[:1]) < HalfBusy.occupancy
+
+
+def test_trees_that_keep_few_slots_busy_are_more_to_a_unit() -> None:
+    def count(**values: Any) -> int:
+        return parse(**values).unit_trees
+
+    assert count(search={"candidates": 1}) == 8 * 128
+    assert count(search={"candidates": 1, "leaves": 2}) == count(search={"candidates": 2}) == 4 * 128
+    assert count(search={"candidates": 8}) == 2 * 128
+    assert count(search={"candidates": 8}, num_slots=16) == 64
 
 
 # The stage

@@ -44,6 +44,17 @@ class StepRunner(Protocol):
     def execute_many(self, requests: Sequence[tuple[Sequence[str], str]]) -> Sequence[Execution]: ...
 
 
+@dataclass(slots=True)
+class Meter:
+    """How busy searches kept the engine.
+
+    occupancy: share of its slot-steps that sampled a token, those counted in which it stood still because all searches
+    waited for the sandbox or the reward model.
+    """
+
+    occupancy: float = 0.0
+
+
 def build_context(
     engine: Engine,
     prompt_format: PromptFormat,
@@ -84,6 +95,7 @@ def run_unit(
     *,
     scorer: Scorer | None = None,
     judge: Judge | None = None,
+    meter: Meter | None = None,
     progress: Progress = SILENT,
 ) -> list[Any]:
     """Search every problem of one unit of committed work, in problem order.
@@ -95,7 +107,11 @@ def run_unit(
     if scorer is not None:
         scorer.reset()
     return run_searches(
-        engine, sandbox, problems, strategy, context, scorer=scorer, judge=judge, progress=progress
+        *(engine, sandbox, problems, strategy, context),
+        scorer=scorer,
+        judge=judge,
+        meter=meter,
+        progress=progress,
     )
 
 
@@ -108,12 +124,13 @@ def run_searches(
     *,
     scorer: Scorer | None = None,
     judge: Judge | None = None,
+    meter: Meter | None = None,
     progress: Progress = SILENT,
 ) -> list[Any]:
     """Search every problem; what the searches returned, in problem order.
 
     scorer: answers `Score`, while the engine ticks on another thread. judge: answers `Verify`, so give one only where
-    solutions are labelled to train on.
+    solutions are labelled to train on. meter: is read when all are done.
     """
     with (
         track(progress, strategy.name, len(problems), unit="problems") as bar,
@@ -133,6 +150,8 @@ def run_searches(
                 bar.advance(driver.num_done - num_shown, slots_busy=f"{driver.occupancy:.0%}")
                 num_shown = driver.num_done
         log.debug(f"{strategy.name}: {len(problems)} problems, {driver.occupancy:.1%} of slot-steps busy")
+        if meter is not None:
+            meter.occupancy = driver.occupancy
     return [root.result for root in roots]
 
 
@@ -188,7 +207,7 @@ class _Driver:
 
     @property
     def occupancy(self) -> float:
-        """The engine's occupancy, with the steps in which it stood still because all searches waited for others."""
+        """As a `Meter`'s."""
         return self._engine.occupancy * self._num_ticks / max(1, self._num_advances)
 
     def start(self, search: Search, parent: _Place | None = None) -> _Task:

@@ -31,7 +31,7 @@ from ponderosa.identity import content_hash, derive_seed
 from ponderosa.ledger import Ledger
 from ponderosa.progress import Progress
 from ponderosa.records import GradedTree, Problem
-from ponderosa.search.driver import build_context, run_unit
+from ponderosa.search.driver import Meter, build_context, run_unit
 from ponderosa.search.labelling import TreeSearch
 from ponderosa.search.requests import Gather, ProblemView, Reply, Request
 from ponderosa.search.solution import Limits, SearchContext
@@ -45,9 +45,12 @@ from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.tree_samples import select_trees
 from ponderosa.stages.tree_tables import iterate_trees, save_trees
 
-VERSION = 2
+VERSION = 3
 UNIT_TREES = 64
 """Trees a unit holds at least."""
+UNIT_FILLS = 8
+"""How often the first expansions of a unit's trees fill the engine's slots, at least: at the end of a unit, when few trees
+are left, slots stand idle."""
 
 
 class Config(ProblemConfig):
@@ -76,11 +79,12 @@ class Config(ProblemConfig):
     @property
     def unit_trees(self) -> int:
         """Trees a unit holds: enough to keep the slots busy, little enough to lose when killed."""
-        return max(UNIT_TREES, 2 * self.num_slots)
+        steps_per_tree = self.search.candidates * self.search.leaves
+        return max(UNIT_TREES, 2 * self.num_slots, UNIT_FILLS * self.num_slots // steps_per_tree)
 
     def needs(self) -> tuple[Need, ...]:
-        judge = () if self.reward_model is None else (Need(self.reward_model, "reward_model"),)
-        return (Need(self.model, "model"), *judge, *super().needs())
+        guide = () if self.reward_model is None else (Need(self.reward_model, "reward_model"),)
+        return (Need(self.model, "model"), *guide, *super().needs())
 
 
 def run(config: Config, context: Context) -> Outcome:
@@ -121,7 +125,7 @@ def load_search(
     """The policy's engine, the reward model that judges its steps, and what every search shares."""
     model_dir = context.inputs[config.model] / MODEL
     dtype = "float32" if context.dtype == "auto" else context.dtype
-    scorer = load_judge(config, context, dtype)
+    scorer = load_reward_model(config, context, dtype)
     engine = load_engine(
         model_dir,
         device=context.device,
@@ -140,13 +144,13 @@ def load_search(
     return engine, scorer, search_context
 
 
-def load_judge(config: Config, context: Context, dtype: str) -> NativeScorer | None:
+def load_reward_model(config: Config, context: Context, dtype: str) -> NativeScorer | None:
     """The reward model of a configuration. Raises ConfigError if token ids mean something else to it."""
     if config.reward_model is None:
         return None
-    policy_dir, judge_dir = (context.inputs[name] / MODEL for name in (config.model, config.reward_model))
+    policy_dir, scorer_dir = (context.inputs[name] / MODEL for name in (config.model, config.reward_model))
     policy = describe_policy(load_codec(policy_dir), load_format(policy_dir), config.model)
-    return load_scorer_for(policy, judge_dir, where=config.reward_model, device=context.device, dtype=dtype)
+    return load_scorer_for(policy, scorer_dir, where=config.reward_model, device=context.device, dtype=dtype)
 
 
 def describe_rows(
@@ -195,9 +199,9 @@ def grow_trees(
     search_context: SearchContext,
     context: Context,
     *,
-    unit_trees: int = UNIT_TREES,
+    unit_trees: int,
 ) -> float:
-    """Write the trees of every problem, committed in units; the share of the engine's slot-steps that were busy.
+    """Write the trees of every problem, committed in units; the occupancy over all units, as of the driver's `Meter`.
 
     A unit's part of the tables is written before the unit is committed; one without the other is written again.
     unit_trees: how many a unit holds.
@@ -208,6 +212,7 @@ def grow_trees(
         judge = catch_false_positives(labelling, config.renumberings)
 
         def grow(part: Sequence[Problem], progress: Progress) -> list[Record]:
+            meter = Meter()
             grown = run_unit(
                 engine,
                 labelling.sandbox,
@@ -216,25 +221,20 @@ def grow_trees(
                 search_context,
                 scorer=scorer,
                 judge=judge,
+                meter=meter,
                 progress=progress,
             )
             trees = [graded for trees in grown for graded in trees]
             save_trees(context.folder, trees, first=first[part[0].id])
             tokens = sum(graded.tree.cost.generated_tokens for graded in trees)
-            return [{"generated_tokens": tokens, "occupancy": engine.occupancy}]
+            return [{"generated_tokens": tokens, "occupancy": meter.occupancy}]
 
         units = commit_units(
             problems,
             grow,
             labelling.journal,
             setting=describe_setting(
-                [
-                    config.search.model_dump(mode="json"),
-                    config.trees,
-                    config.renumberings,
-                    search_context.scorer_id,
-                ],
-                search_context,
+                [config.search.model_dump(mode="json"), config.trees, config.renumberings], search_context
             ),
             unit_size=max(1, unit_trees // config.trees),
             label=f"search {context.name}",
