@@ -37,7 +37,7 @@ def describe_policy(codec: HFCodec, prompt_format: PromptFormat, model_id: str) 
 
 
 def load_policy(path: Path) -> Policy:
-    """What a rollout stage wrote about the model it asked."""
+    """What a rollout or search stage wrote about the model it asked."""
     record = read_json(path)
     return Policy(**{**record, "eos_ids": tuple(record["eos_ids"])})
 

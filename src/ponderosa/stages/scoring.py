@@ -1,4 +1,4 @@
-"""Log-probabilities of rows that are written already, by the trainer's own forward pass."""
+"""Log-probabilities of rows that are written already, or a reward model's scores, by the trainer's own forward pass."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def score_rows(
     journal: Journal | None = None,
     unit_rows: int = UNIT_ROWS,
 ) -> list[Scores]:
-    """log p of every token of each row that carries loss (nats; 0 for the others).
+    """log p (nats), or the reward model's score, of every token of each row that carries loss; 0 for the others.
 
     With a journal, finished units are committed and those found in it not computed again.
     """
