@@ -107,7 +107,7 @@ def run_ponderosa(
         environment = rl.Environment(
             engine=engine,
             sandbox=sandbox,
-            judge=lambda problem, attempt: Verdict(False, "wrong_answer", "none@1"),
+            judge=lambda asked: [Verdict(False, "wrong_answer", "none@1")] * len(asked),
             context=build_context(engine, PLAIN_PROSE, limits=Limits(max_tokens=MAX_TOKENS)),
             rewards=RewardSum((letters,), RewardContext(MAX_TOKENS, PLAIN_PROSE)),
             num_threads=torch.get_num_threads(),

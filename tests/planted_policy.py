@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from ponderosa.engines.protocol import GenerateRequest, Generation
 from ponderosa.formats import PromptFormat
 from ponderosa.records import Attempt, Problem, Step, Verdict
+from search_fakes import judge_each
 
 PIVOT, DRIFT = 30, 5
 EOS, RIGHT, WRONG = 0, ord("R"), ord("W")
@@ -210,6 +211,7 @@ def read_answer(text: str, steps: Sequence[Step]) -> tuple[str | None, str | Non
     return text[-1], text[-1]
 
 
+@judge_each
 def judge(problem: Problem, attempt: Attempt) -> Verdict:
     is_right = attempt.answer == problem.answer
     return Verdict(is_right, "correct" if is_right else "wrong_answer", "planted@1")

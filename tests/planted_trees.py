@@ -12,7 +12,7 @@ from ponderosa.search.driver import build_context, run_searches
 from ponderosa.search.requests import Judge
 from ponderosa.search.solution import Limits
 from ponderosa.search.strategies import Searcher
-from search_fakes import FakeSandbox, FakeScorer
+from search_fakes import FakeSandbox, FakeScorer, judge_each
 
 STEP = "<|end_of_step|>"
 END = "<|endoftext|>"
@@ -42,6 +42,7 @@ class SeededPolicy(ScriptedEngine):
         return f"fail(){STEP}" if draw > 1 - self._fail else f"x = {number}{STEP}"
 
 
+@judge_each
 def judge(problem: Problem, attempt: Attempt) -> Verdict:
     """Right, wrong, or killed."""
     if attempt.answer is None:

@@ -1,5 +1,5 @@
-"""A sandbox that understands `print(number)`, `print(x)` and `fail()`, a reward model that is a function of the text,
-and a way to solve one problem."""
+"""A sandbox that understands `print(number)`, `print(x)` and `fail()`, a reward model that is a function of the text, a
+judge that is a function of the attempt, and a way to solve one problem."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ponderosa.engines.protocol import Scored
 from ponderosa.engines.scripted import ByteCodec, ScriptedEngine
 from ponderosa.formats import PLAIN_CODE, PromptFormat
-from ponderosa.records import Attempt, Outcome, Problem
+from ponderosa.records import Attempt, Outcome, Problem, Verdict
 from ponderosa.search.driver import build_context, run_searches
+from ponderosa.search.requests import Judge
 from ponderosa.search.solution import Limits
 from ponderosa.search.strategies import Greedy
 
@@ -65,6 +66,15 @@ class FakeScorer:
 
     def reset(self) -> None:
         self.num_resets += 1
+
+
+def judge_each(judge_one: Callable[[Problem, Attempt], Verdict]) -> Judge:
+    """The judge of many attempts that judges each by itself."""
+
+    def judge(asked: Sequence[tuple[Problem, Attempt]]) -> list[Verdict]:
+        return [judge_one(problem, attempt) for problem, attempt in asked]
+
+    return judge
 
 
 def solve(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ponderosa.evaluation.renumbering import RENUMBERING, can_renumber, is_refuted
+from ponderosa.evaluation.renumbering import RENUMBERING, can_renumber, find_refuted
 from ponderosa.evaluation.tree_summary import SearchedTree, strip_nodes, summarise_trees
 from ponderosa.records import Attempt, Cost, GradedTree, Problem, Step, Verdict
-from ponderosa.sandbox import Sandbox
+from ponderosa.sandbox import Execution, Sandbox
 from ponderosa.stages.labelling import catch_false_positives, open_labelling
 from ponderosa.tasks.quantities.graph import Graph, Quantity
 from ponderosa.tasks.quantities.task import QUANTITIES, build_problem
@@ -46,7 +46,8 @@ def show(codes: Sequence[str], printed: str = "18", outcome: str = "ok") -> list
 
 
 def refute(sandbox: Sandbox, steps: Sequence[Step], problem: Problem = EIGHTEEN) -> bool | None:
-    return is_refuted(problem, steps, sandbox.run_many, num_renumberings=3)
+    (is_refuted,) = find_refuted([(problem, steps)], sandbox.run_many, num_renumberings=3)
+    return is_refuted
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,17 @@ def test_a_right_answer_is_false_if_its_program_is_wrong_on_other_numbers(
     codes: Sequence[str], expected: bool, sandbox: Sandbox
 ) -> None:
     assert refute(sandbox, show(codes)) is expected
+
+
+def test_the_programs_of_all_solutions_are_run_in_one_batch(sandbox: Sandbox) -> None:
+    def run_programs(programs: Sequence[Sequence[str]]) -> list[list[Execution]]:
+        sizes.append(len(programs))
+        return sandbox.run_many(programs)
+
+    sizes: list[int] = []
+    solutions = [(EIGHTEEN, show(TRUE)), (EIGHTEEN, [Step("It is 18.")]), (EIGHTEEN, show(BY_CHANCE))]
+    assert find_refuted(solutions, run_programs, num_renumberings=3) == [False, None, True]
+    assert sizes == [6]
 
 
 def test_every_worked_solution_stands_up_to_other_numbers(sandbox: Sandbox) -> None:
@@ -123,11 +135,13 @@ def write_attempt(steps: Sequence[Step], answer: str = "18") -> Attempt:
 def test_the_judge_turns_a_false_positive_into_a_wrong_answer_and_says_who_found_it(tmp_path: Path) -> None:
     with open_labelling(build_context(tmp_path)) as labelling:
         judge = catch_false_positives(labelling, 3)
-        verdicts = [
-            judge(EIGHTEEN, write_attempt(steps, answer))
-            for steps, answer in ((show(TRUE), "18"), (show(BY_CHANCE), "18"), (show(TRUE, "17"), "17"))
-        ]
-        unchecked = catch_false_positives(labelling, 0)(EIGHTEEN, write_attempt(show(BY_CHANCE)))
+        verdicts = judge(
+            [
+                (EIGHTEEN, write_attempt(steps, answer))
+                for steps, answer in ((show(TRUE), "18"), (show(BY_CHANCE), "18"), (show(TRUE, "17"), "17"))
+            ]
+        )
+        (unchecked,) = catch_false_positives(labelling, 0)([(EIGHTEEN, write_attempt(show(BY_CHANCE)))])
     assert [verdict.reason for verdict in verdicts] == ["correct", "wrong_answer", "wrong_answer"]
     assert [verdict.verifier.endswith(RENUMBERING) for verdict in verdicts] == [True, True, False]
     assert unchecked.correct

@@ -15,12 +15,13 @@ from ponderosa.records import Attempt, GradedAttempt, Problem, Verdict
 from ponderosa.search.budgets import Budget, Trials, count_trials
 from ponderosa.search.driver import build_context, run_searches
 from ponderosa.search.solution import Limits
-from search_fakes import FakeSandbox
+from search_fakes import FakeSandbox, judge_each
 
 FIXED = Budget("rollout", 4, wave=4)
 STOP = Budget("rollout", 4, target=1)
 
 
+@judge_each
 def judge(problem: Problem, attempt: Attempt) -> Verdict:
     is_right = attempt.answer == problem.answer
     return Verdict(is_right, "correct" if is_right else "wrong_answer", "fake@1")
@@ -107,6 +108,7 @@ def test_attempts_of_a_smaller_budget_are_the_first_of_a_larger_one() -> None:
             assert [a.seed for a in attempts] == [a.seed for a in longer[: len(attempts)]]
 
 
+@judge_each
 def judge_by_seed(problem: Problem, attempt: Attempt) -> Verdict:
     is_right = attempt.seed % 3 == 0
     return Verdict(is_right, "correct" if is_right else "wrong_answer", "fake@1")

@@ -1,7 +1,7 @@
 """The driver and the strategies: many searches over one engine, whatever the timing."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from ponderosa.search.requests import (
 )
 from ponderosa.search.solution import Limits, SearchContext, build_request, write_solution
 from ponderosa.search.strategies import Majority, Strategy
-from search_fakes import FakeSandbox, FakeScorer
+from search_fakes import FakeSandbox, FakeScorer, judge_each
 
 PROBLEMS = [Problem(f"q{i}", str(i)) for i in range(6)]
 SCRIPT = {
@@ -180,6 +180,7 @@ class Labeller:
         return attempt.problem_id, verdict.correct
 
 
+@judge_each
 def judge_even(problem: Problem, attempt: Attempt) -> Verdict:
     is_right = attempt.answer == problem.answer and int(problem.answer) % 2 == 0
     return Verdict(is_right, "correct" if is_right else "wrong_answer", "even@1")
@@ -191,6 +192,37 @@ def test_a_labelling_search_gets_each_attempt_judged_against_its_own_problem() -
         engine, FakeSandbox(), PROBLEMS, Labeller(), build_context(engine, PLAIN_CODE), judge=judge_even
     )
     assert results == [(problem.id, i % 2 == 0) for i, problem in enumerate(PROBLEMS)]
+
+
+def test_all_that_waits_to_be_graded_is_one_batch_whose_verdicts_come_in_the_order_of_requests() -> None:
+    class Grader:
+        """Has two attempts graded at once, the second of which is right for odd problems."""
+
+        name = "grader"
+
+        def search(self, context: SearchContext, problem: ProblemView) -> Search:
+            attempts = [
+                replace(build_attempt(i, None), problem_id=problem.id, answer=str(i)) for i in range(2)
+            ]
+            verdicts = yield [Verify(attempt) for attempt in attempts]
+            return [verdict.correct for verdict in verdicts]
+
+    def judge(asked: Sequence[tuple[Problem, Attempt]]) -> list[Verdict]:
+        batches.append([(problem.question, attempt.answer) for problem, attempt in asked])
+        return judge_odd(asked)
+
+    @judge_each
+    def judge_odd(problem: Problem, attempt: Attempt) -> Verdict:
+        is_right = int(problem.answer or 0) % 2 == int(attempt.answer or 0)
+        return Verdict(is_right, "correct" if is_right else "wrong_answer", "odd@1")
+
+    batches: list[list[tuple[str, str | None]]] = []
+    context = build_context(ScriptedEngine(SCRIPT), PLAIN_CODE)
+    results = run_searches(
+        ScriptedEngine(SCRIPT), FakeSandbox(), PROBLEMS[:3], Grader(), context, judge=judge
+    )
+    assert batches == [[(f"q{i}", answer) for i in range(3) for answer in "01"]]
+    assert results == [[True, False], [False, True], [True, False]]
 
 
 def test_a_verdict_is_refused_where_nobody_labels() -> None:
@@ -226,7 +258,7 @@ def test_all_that_waits_to_be_scored_is_one_batch_and_each_search_gets_its_own()
     assert (context.scorer_id, context.scorer_flops_per_token) == ("fake-scorer", 10.0)
 
 
-def test_scoring_runs_beside_the_engine_and_is_waited_for_at_the_ticks_end() -> None:
+def test_scores_and_verdicts_come_while_the_engine_ticks_and_are_waited_for_at_its_end() -> None:
     ticked = threading.Event()
 
     class Ticking(ScriptedEngine):
@@ -234,20 +266,25 @@ def test_scoring_runs_beside_the_engine_and_is_waited_for_at_the_ticks_end() -> 
             ticked.set()
             return super().tick()
 
-    class Both:
-        name = "both"
+    class All:
+        name = "all"
 
         def search(self, context: SearchContext, problem: ProblemView) -> Search:
             draft = begin_draft(context, problem.question)
             request = build_request(context, draft, seed=0)
             assert request is not None
-            replies = yield [Score(draft.prompt_ids), request]
-            return type(replies[0]), type(replies[1])
+            attempt = replace(build_attempt(0, None), problem_id=problem.id)
+            scored, verdict, generation = yield [Score(draft.prompt_ids), Verify(attempt), request]
+            return scored.score, verdict.correct, type(generation)
+
+    @judge_each
+    def judge(problem: Problem, attempt: Attempt) -> Verdict:
+        return Verdict(ticked.wait(timeout=10), "correct", "late@1")
 
     engine, scorer = Ticking(SCRIPT), FakeScorer(lambda _: float(ticked.wait(timeout=10)))
     context = build_context(engine, PLAIN_CODE)
-    results = run_searches(engine, FakeSandbox(), PROBLEMS[:1], Both(), context, scorer=scorer)
-    assert (results, ticked.is_set()) == ([(Scored, Generation)], True)
+    results = run_searches(engine, FakeSandbox(), PROBLEMS[:1], All(), context, scorer=scorer, judge=judge)
+    assert results == [(1.0, True, Generation)]
 
 
 def test_a_score_is_refused_where_there_is_no_reward_model() -> None:

@@ -29,7 +29,7 @@ from ponderosa.search.pivotal import Candidate, FirstToken, PivotalSearch, Searc
 from ponderosa.search.pivotal_findings import Finding, choose_pair, judge_candidates, mark_cancelling
 from ponderosa.search.pivotal_statistics import Tally
 from ponderosa.search.solution import Limits
-from search_fakes import PROBLEM, FakeSandbox
+from search_fakes import PROBLEM, FakeSandbox, judge_each
 from test_pivotal_statistics import build_rollout
 
 FDR, MIN_EFFECT = 0.1, 0.05
@@ -162,6 +162,7 @@ class DocumentsEngine(ScriptedEngine):
         return Generation(tuple(new_ids), tuple(logprobs), tuple(logprobs), finish, start)
 
 
+@judge_each
 def judge_exactly(problem: Problem, attempt: Attempt) -> Verdict:
     is_right = attempt.answer == problem.answer
     return Verdict(is_right, "correct" if is_right else "wrong_answer", "exact@1")

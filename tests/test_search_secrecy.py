@@ -18,7 +18,7 @@ from ponderosa.search.registry import CLASSES
 from ponderosa.search.requests import ProblemView, Search
 from ponderosa.search.solution import SearchContext
 from ponderosa.search.strategies import Searcher
-from search_fakes import FakeSandbox, FakeScorer
+from search_fakes import FakeSandbox, FakeScorer, judge_each
 
 PROBLEM = Problem(
     "What is 2 + 3?",
@@ -90,6 +90,7 @@ def run(
     return watched, engine, sandbox
 
 
+@judge_each
 def judge(problem: Problem, attempt: Attempt) -> Verdict:
     return Verdict(False, "wrong_answer", "v")
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from ponderosa.verify import (
     list_verifiers,
     register_verifier,
 )
+from ponderosa.verify.evaluation import precise
 from ponderosa.verify.verifiers import judge
 from ponderosa.verify.workers import WorkerPool
 
@@ -54,6 +56,13 @@ def test_a_question_that_takes_too_long_is_undecided_and_the_pool_goes_on():
         assert seconds >= 0.02  # asked once more, alone
         pool.timeout_s = 60.0
         assert pool.ask_many([("x+1", "1+x")])[0][0] == "equal"
+
+
+def test_threads_that_compare_at_once_have_a_precision_each():
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(precise).result()
+    assert other is not precise()
+    assert other.dps == precise().dps
 
 
 def test_a_worker_that_dies_twice_is_our_failure():

@@ -5,6 +5,7 @@ print the answer can be asked, and only problems of tasks that can re-number: `q
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ponderosa.records import Problem, Step
 from ponderosa.search.requests import Execution
@@ -24,26 +25,42 @@ def can_renumber(problem: Problem) -> bool:
     return problem.source == QUANTITIES.name and "graph" in problem.meta
 
 
-def is_refuted(
-    problem: Problem, steps: Sequence[Step], run_programs: RunPrograms, *, num_renumberings: int
-) -> bool | None:
-    """Is a solution with the right answer a false positive? None if its program cannot be asked.
+class _Trial(NamedTuple):
+    """A program that was asked again: the problem with other numbers, and the steps with the same numbers in them."""
 
-    num_renumberings: at most so many; a problem of few numberings has fewer.
+    problem: Problem
+    program: list[str]
+
+    def is_passed(self, executions: Sequence[Execution]) -> bool:
+        return len(executions) == len(self.program) and _is_true(
+            self.problem, _describe(self.program, executions)
+        )
+
+
+def find_refuted(
+    solutions: Sequence[tuple[Problem, Sequence[Step]]], run_programs: RunPrograms, *, num_renumberings: int
+) -> list[bool | None]:
+    """Which solutions with the right answer are false positives? None where a program cannot be asked.
+
+    The programs of all of them are run in one batch, each with at most `num_renumberings` sets of other numbers; a
+    problem of few numberings has fewer.
     """
+    trials = [_plan_trials(problem, steps, num_renumberings) for problem, steps in solutions]
+    runs = iter(run_programs([trial.program for mine in trials for trial in mine]))
+    passed = [[trial.is_passed(next(runs)) for trial in mine] for mine in trials]
+    return [not all(mine) if mine else None for mine in passed]
+
+
+def _plan_trials(problem: Problem, steps: Sequence[Step], num_renumberings: int) -> list[_Trial]:
+    """How to ask the program of a solution for other numbers; nothing if it cannot be asked."""
     done = [step for step in steps if step.code is not None and step.outcome == "ok"]
     if not can_renumber(problem) or not _is_true(problem, done):
-        return None
+        return []
     drawn = [renumber_problem(problem, number) for number in range(num_renumberings)]
-    others = [one for one in drawn if one is not None]
-    if not others:
-        return None
-    programs = [[substitute_literals(step.code or "", mapping) for step in done] for _, mapping in others]
-    runs = run_programs(programs)
-    return not all(
-        _is_true(other, _describe(program, executions)) and len(executions) == len(program)
-        for (other, _), program, executions in zip(others, programs, runs, strict=True)
-    )
+    return [
+        _Trial(other, [substitute_literals(step.code or "", mapping) for step in done])
+        for other, mapping in (one for one in drawn if one is not None)
+    ]
 
 
 def _is_true(problem: Problem, steps: Sequence[Step]) -> bool:

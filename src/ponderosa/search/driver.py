@@ -2,9 +2,9 @@
 
 Every problem's search is a generator; the driver answers their requests. Enough problems are kept in flight to
 fill the engine's slots, so no search waits for another. While the engine runs a tick, the steps that the last
-tick closed run in the sandbox and what was to be scored is scored, in one batch each; their replies are taken up at
-the tick's end, always, so that no result depends on how fast anything was. Replies reach searches in the order of
-their requests.
+tick closed run in the sandbox, what was to be scored is scored and what was to be graded is graded, in one batch
+each; their replies are taken up at the tick's end, always, so that no result depends on how fast anything was.
+Replies reach searches in the order of their requests.
 """
 
 import logging
@@ -18,7 +18,7 @@ from ponderosa.engines.protocol import GREEDY, Engine, GenerateRequest, Sampling
 from ponderosa.errors import WorkError
 from ponderosa.formats import PromptFormat
 from ponderosa.progress import SILENT, Progress, track
-from ponderosa.records import Attempt, Problem, Step, Verdict
+from ponderosa.records import Problem, Step, Verdict
 from ponderosa.search.requests import (
     Execute,
     Execution,
@@ -36,6 +36,9 @@ from ponderosa.search.strategies import Searcher
 from ponderosa.verify import answer_from_attempt, canonical_key
 
 log = logging.getLogger(__name__)
+
+NUM_THREADS = 3
+"""Beside the engine's: one for each of executions, scores and verdicts."""
 
 
 class StepRunner(Protocol):
@@ -129,12 +132,12 @@ def run_searches(
 ) -> list[Any]:
     """Search every problem; what the searches returned, in problem order.
 
-    scorer: answers `Score`, while the engine ticks on another thread. judge: answers `Verify`, so give one only where
-    solutions are labelled to train on. meter: is read when all are done.
+    scorer: answers `Score`. judge: answers `Verify`, so give one only where solutions are labelled to train on. Both are
+    called on other threads while the engine ticks. meter: is read when all are done.
     """
     with (
         track(progress, strategy.name, len(problems), unit="problems") as bar,
-        ThreadPoolExecutor(2, "beside-the-engine") as threads,
+        ThreadPoolExecutor(NUM_THREADS, "beside-the-engine") as threads,
     ):
         by_id = {problem.id: problem for problem in problems}
         driver = _Driver(engine, sandbox, scorer, judge, threads, by_id)
@@ -216,32 +219,31 @@ class _Driver:
         return task
 
     def advance(self) -> None:
-        """One tick of the engine, with what waits run and scored beside it; then everybody's replies, in order."""
-        to_execute, self._to_execute = self._to_execute, []
-        to_score, self._to_score = self._to_score, []
-        executed = self._begin(to_execute, self._execute)
-        scored = self._begin(to_score, self._score)
+        """One tick of the engine, with what waits run, scored and graded beside it; then everybody's replies, in order."""
+        beside = (
+            self._begin(self._to_execute, self._execute),
+            self._begin(self._to_score, self._score),
+            self._begin(self._to_verify, self._verify),
+        )
         self._num_advances += 1
         self._num_ticks += bool(self._generating)
         generations = self._engine.tick() if self._generating else []
         for ticket, generation in generations:
             self._reply(self._generating.pop(ticket), generation)
-        for work in (executed, scored):
-            for place, reply in work():
+        for wait in beside:
+            for place, reply in wait():
                 self._reply(place, reply)
-        to_verify, self._to_verify = self._to_verify, []
-        for place, request in to_verify:
-            self._reply(place, self._verify(request.attempt))
 
     def _begin(
         self,
-        waiting: Sequence[tuple[_Place, RequestT]],
+        waiting: list[tuple[_Place, RequestT]],
         answer: Callable[[Sequence[RequestT]], Sequence[Reply]],
     ) -> Callable[[], Iterable[tuple[_Place, Reply]]]:
-        """Answer requests on another thread; a function that waits for the replies, each with its place."""
+        """Answer all that waits on another thread; a function that waits for the replies, each with its place."""
         if not waiting:
             return tuple
         places, requests = zip(*waiting, strict=True)
+        waiting.clear()
         future = self._threads.submit(answer, requests)
         return lambda: zip(places, future.result(), strict=True)
 
@@ -252,13 +254,10 @@ class _Driver:
         assert self._scorer is not None, "refused when it was asked for"
         return self._scorer.score([request.token_ids for request in requests])
 
-    def _verify(self, attempt: Attempt) -> Verdict:
-        if self._judge is None:
-            raise WorkError(
-                "a search asked for a verdict where there is none to be had: gold answers are reachable only where "
-                "solutions are labelled to train on, never under evaluate or solve"
-            )
-        return self._judge(self._problems[attempt.problem_id], attempt)
+    def _verify(self, requests: Sequence[Verify]) -> Sequence[Verdict]:
+        assert self._judge is not None, "refused when it was asked for"
+        attempts = [request.attempt for request in requests]
+        return self._judge([(self._problems[attempt.problem_id], attempt) for attempt in attempts])
 
     def _reply(self, place: _Place, reply: Reply) -> None:
         """Give one reply; the search goes on when it has all it asked for."""
@@ -295,6 +294,11 @@ class _Driver:
                 raise WorkError("a search asked for a reward model's score where no reward model was given")
             self._to_score.append((place, request))
         elif isinstance(request, Verify):
+            if self._judge is None:
+                raise WorkError(
+                    "a search asked for a verdict where there is none to be had: gold answers are reachable only where "
+                    "solutions are labelled to train on, never under evaluate or solve"
+                )
             self._to_verify.append((place, request))
         else:
             assert isinstance(request, Gather), request

@@ -58,8 +58,8 @@ class Verify:
     attempt: Attempt
 
 
-Judge: TypeAlias = Callable[[Problem, Attempt], Verdict]
-"""Compares an attempt with what is known of its problem's answer."""
+Judge: TypeAlias = Callable[[Sequence[tuple[Problem, Attempt]]], Sequence[Verdict]]
+"""Compares attempts with what is known of their problems' answers; the verdicts, in the same order."""
 
 Request: TypeAlias = GenerateRequest | Execute | Score | Gather | Verify
 Reply: TypeAlias = Any

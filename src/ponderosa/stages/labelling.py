@@ -1,11 +1,11 @@
 """What a stage needs where attempts are labelled to train on: a sandbox, a judge, and a journal of finished units."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from ponderosa.artifacts import Journal
-from ponderosa.evaluation.renumbering import RENUMBERING, is_refuted
+from ponderosa.evaluation.renumbering import RENUMBERING, find_refuted
 from ponderosa.records import Attempt, Problem, Verdict
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.requests import Judge
@@ -14,7 +14,7 @@ from ponderosa.verify import Grader, verdict_for
 
 
 class Labelling(NamedTuple):
-    """judge: compares an attempt with what is known of its problem's answer."""
+    """judge: compares attempts with what is known of their problems' answers."""
 
     sandbox: Sandbox
     judge: Judge
@@ -30,8 +30,8 @@ def open_labelling(context: Context) -> Iterator[Labelling]:
         Journal(context.folder / "journal.jsonl") as journal,
     ):
 
-        def judge(problem: Problem, attempt: Attempt) -> Verdict:
-            return verdict_for(problem, attempt, grader)
+        def judge(asked: Sequence[tuple[Problem, Attempt]]) -> list[Verdict]:
+            return [verdict_for(problem, attempt, grader) for problem, attempt in asked]
 
         yield Labelling(sandbox, judge, journal)
 
@@ -42,16 +42,20 @@ def catch_false_positives(labelling: Labelling, num_renumberings: int) -> Judge:
     Its verdict then is `wrong_answer`, which is what the program gives on other numbers, and says who found it.
     """
 
-    def judge(problem: Problem, attempt: Attempt) -> Verdict:
-        verdict = labelling.judge(problem, attempt)
-        if not verdict.correct:
-            return verdict
-        refuted = is_refuted(
-            problem, attempt.steps, labelling.sandbox.run_many, num_renumberings=num_renumberings
-        )
-        if refuted is None:
-            return verdict
-        verifier = f"{verdict.verifier}+{RENUMBERING}"
-        return Verdict(not refuted, "wrong_answer" if refuted else "correct", verifier)
+    def judge(asked: Sequence[tuple[Problem, Attempt]]) -> list[Verdict]:
+        verdicts = list(labelling.judge(asked))
+        right = [place for place, verdict in enumerate(verdicts) if verdict.correct]
+        solutions = [(problem, attempt.steps) for problem, attempt in (asked[place] for place in right)]
+        refuted = find_refuted(solutions, labelling.sandbox.run_many, num_renumberings=num_renumberings)
+        for place, is_refuted in zip(right, refuted, strict=True):
+            if is_refuted is not None:
+                verdicts[place] = _revise(verdicts[place], is_refuted)
+        return verdicts
 
     return judge
+
+
+def _revise(verdict: Verdict, is_refuted: bool) -> Verdict:
+    """The verdict on a right answer after its program was asked for other numbers."""
+    verifier = f"{verdict.verifier}+{RENUMBERING}"
+    return Verdict(not is_refuted, "wrong_answer" if is_refuted else "correct", verifier)

@@ -5,9 +5,9 @@ expression has no finite value it raises `Undefined`.
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from functools import cache
 from typing import Any
 
 from ponderosa.verify.expression import Expr, Number, Symbol
@@ -30,14 +30,18 @@ class Intractable(ArithmeticError):
     """The value is too large to compute."""
 
 
-@cache
-def precise() -> Any:
-    """A private context, so that nobody else's precision is changed. Imported late: most answers are rational."""
-    from mpmath import MPContext  # type: ignore[import-untyped,unused-ignore]
+_THREAD = threading.local()
 
-    context = MPContext()
-    context.dps = _DIGITS
-    return context
+
+def precise() -> Any:
+    """A private context, so that nobody else's precision is changed; of each thread its own, because mpmath raises a
+    context's precision while it computes. Imported late: most answers are rational."""
+    if not hasattr(_THREAD, "context"):
+        from mpmath import MPContext  # type: ignore[import-untyped,unused-ignore]
+
+        _THREAD.context = MPContext()
+        _THREAD.context.dps = _DIGITS
+    return _THREAD.context
 
 
 def inexact(value: Value) -> Value:
