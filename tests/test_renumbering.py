@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from ponderosa.evaluation.renumbering import RENUMBERING, can_renumber, find_refuted
-from ponderosa.evaluation.tree_summary import SearchedTree, strip_nodes, summarise_trees
+from ponderosa.evaluation.summary import RowContext
+from ponderosa.evaluation.tree_summary import (
+    SearchedTree,
+    build_tree_rows,
+    strip_nodes,
+    summarise_trees,
+)
 from ponderosa.records import Attempt, Cost, GradedTree, Problem, Step, Verdict
 from ponderosa.sandbox import Execution, Sandbox
 from ponderosa.stages.labelling import catch_false_positives, open_labelling
@@ -157,6 +163,12 @@ def search(problem_id: str, *verdicts: Verdict, num_simulations: int = 4, **chan
     return strip_nodes(GradedTree(tree, dict(enumerate(verdicts))))
 
 
+def summarise(problems: Sequence[Problem], trees: Sequence[SearchedTree]) -> dict[str, Any]:
+    context = RowContext("policy", "policy", "m", "search", "hash", "tree_search", 0)
+    rows = build_tree_rows(context, problems, trees, simulations=4, occupancy=1.0, seed=0)
+    return summarise_trees(trees, rows, simulations=4)
+
+
 ASKED = Verdict(True, "correct", f"answer@1+{RENUMBERING}")
 REFUTED = Verdict(False, "wrong_answer", f"answer@1+{RENUMBERING}")
 PROBLEMS = [Problem("q", id=name, meta={"operations": int(name[0])}) for name in ("1a", "1b", "2a", "2b")]
@@ -169,7 +181,7 @@ def test_coverage_counts_problems_and_leaves_extra_simulations_apart() -> None:
         search("2a", WRONG, RIGHT, num_simulations=7),
         search("2b", WRONG, num_simulations=8, end="suspicious"),
     ]
-    facts = summarise_trees(PROBLEMS, trees, simulations=4, seed=0)
+    facts = summarise(PROBLEMS, trees)
     assert {name: row["value"] for name, row in facts["coverage"].items()} == {
         "all": 0.5,
         "operations=1": 0.5,
@@ -189,19 +201,19 @@ def test_coverage_counts_problems_and_leaves_extra_simulations_apart() -> None:
 
 
 def test_a_problem_is_solved_by_any_of_its_trees() -> None:
-    facts = summarise_trees(PROBLEMS[:1], [search("1a", WRONG), search("1a", RIGHT)], simulations=4, seed=0)
+    facts = summarise(PROBLEMS[:1], [search("1a", WRONG), search("1a", RIGHT)])
     assert facts["coverage"]["all"]["value"] == 1.0
     assert (facts["problems"], facts["trees"], facts["nodes"]) == (1, 2, 2)
 
 
 def test_the_rate_of_false_positives_is_a_mean_over_problems_with_a_right_answer() -> None:
     trees = [search("1a", ASKED, REFUTED, REFUTED, REFUTED), search("1b", ASKED, WRONG), search("2a", WRONG)]
-    rate = summarise_trees(PROBLEMS, trees, simulations=4, seed=0)["false_positives"]
+    rate = summarise(PROBLEMS, trees)["false_positives"]
     assert rate["value"] == pytest.approx((3 / 4 + 0) / 2)
     assert (rate["n"], rate["solutions"]) == (2, 5)
     assert rate["low"] <= rate["value"] <= rate["high"]
 
 
 def test_where_nothing_was_renumbered_there_is_no_rate() -> None:
-    facts = summarise_trees(PROBLEMS, [search("1a", RIGHT)], simulations=4, seed=0)
+    facts = summarise(PROBLEMS, [search("1a", RIGHT)])
     assert facts["false_positives"] is None

@@ -59,7 +59,8 @@ def pick(rows: Sequence[Record], metric: str, name: str = "all") -> Record:
 
 def test_the_rows_of_a_search_are_its_facts() -> None:
     trees = grow(3, has_extra=True)
-    rows, facts = build_rows(trees), summarise_trees(PROBLEMS, trees, simulations=4, seed=0)
+    rows = build_rows(trees)
+    facts = summarise_trees(trees, rows, simulations=4)
     for metric in ("coverage", "coverage_without_extra"):
         for name, fact in facts[metric].items():
             row = pick(rows, metric, name)

@@ -51,36 +51,33 @@ def strip_nodes(graded: GradedTree) -> SearchedTree:
 
 
 def summarise_trees(
-    problems: Sequence[Problem], trees: Sequence[SearchedTree], *, simulations: int, seed: int
+    trees: Sequence[SearchedTree], rows: Sequence[Row], *, simulations: int
 ) -> dict[str, Any]:
-    """The facts of a search.
+    """The facts of a search whose rows are those of `build_tree_rows`, from which the estimates are taken.
 
     simulations: those that every tree may have. Trees that went over them had extra ones, because nothing was right
     by then; `coverage_without_extra` leaves those trees out.
     """
-    values = compute_values(problems, trees, simulations)
-    slices = name_slices(problems, SLICE_KEYS)
 
-    def estimate(metric: str, name: str) -> dict[str, float]:
-        members = _select(values[metric], slices[name])
-        interval = _bound(members, metric, name, seed)
-        return {"value": fmean(members), "low": interval.low, "high": interval.high, "n": len(members)}
+    def list_slices(metric: str) -> dict[str, dict[str, float]]:
+        return {
+            row["slice"]: {key: row[key] for key in ("value", "low", "high", "n")}
+            for row in rows
+            if row["metric"] == metric
+        }
 
-    false_positives = None
-    if values["false_positive_frac"]:
-        false_positives = {**estimate("false_positive_frac", ALL), "solutions": len(_list_asked(trees))}
+    false_positives = list_slices("false_positive_frac").get(ALL)
+    if false_positives is not None:
+        false_positives["solutions"] = len(_list_asked(trees))
     return {
-        "problems": len(problems),
+        "problems": len({tree.problem_id for tree in trees}),
         "trees": len(trees),
         "nodes": sum(tree.num_nodes for tree in trees),
         "simulations": sum(tree.num_simulations for tree in trees),
         "extra_simulations": sum(max(0, tree.num_simulations - simulations) for tree in trees),
         "ends": dict(Counter(tree.end for tree in trees).most_common()),
         "reasons": dict(Counter(verdict.reason for tree in trees for verdict in tree.verdicts).most_common()),
-        **{
-            metric: {name: estimate(metric, name) for name in slices}
-            for metric in ("coverage", "coverage_without_extra")
-        },
+        **{metric: list_slices(metric) for metric in ("coverage", "coverage_without_extra")},
         "false_positives": false_positives,
     }
 
@@ -95,7 +92,7 @@ def build_tree_rows(
     seed: int,
 ) -> list[Row]:
     """A search as result rows: what `compute_values` gives on every slice, and the engine's occupancy, which has no
-    interval. simulations, seed: as of `summarise_trees`, whose estimates these are."""
+    interval. simulations: those that every tree may have. seed: of the intervals."""
     values = compute_values(problems, trees, simulations)
     num_trees = max(Counter(tree.problem_id for tree in trees).values())
     rows: list[Row] = []

@@ -108,12 +108,12 @@ def run(config: Config, context: Context) -> Outcome:
     for tree in trees:
         add_cost(ledger, tree.cost)
     simulations = config.search.simulations
-    facts = summarise_trees(problems, trees, simulations=simulations, seed=seed)
-    facts["occupancy"] = occupancy
     row_context = describe_rows(config, context, engine.model_id, problems, eval_s)
     rows = build_tree_rows(
         row_context, problems, trees, simulations=simulations, occupancy=occupancy, seed=seed
     )
+    facts = summarise_trees(trees, rows, simulations=simulations)
+    facts["occupancy"] = occupancy
     write_json(context.folder / "rows.json", build_results(rows))
     write_json(context.folder / "tests.json", [])
     return Outcome(ledger=ledger, kept=len(trees), dropped=dropped, facts=facts)
