@@ -34,7 +34,7 @@ MIXED = build_tree(
         Line(None, "take", -0.4),  # 1
         Line(None, "drop", -1.0),  # 2
         Line(0, "four", 1.0, "correct"),  # 3
-        Line(0, "five", -1.0, "wrong_answer"),  # 4
+        Line(0, "five", -1.0, "refuted"),  # 4
         Line(1, "six", -1.0, "wrong_answer"),  # 5
         Line(1, "seven", 0.2, "correct"),  # 6
         Line(2, "eight", -1.0, "wrong_answer"),  # 7

@@ -138,7 +138,7 @@ def write_attempt(steps: Sequence[Step], answer: str = "18") -> Attempt:
     )
 
 
-def test_the_judge_turns_a_false_positive_into_a_wrong_answer_and_says_who_found_it(tmp_path: Path) -> None:
+def test_the_judge_refutes_a_false_positive_and_says_who_found_it(tmp_path: Path) -> None:
     with open_labelling(build_context(tmp_path)) as labelling:
         judge = catch_false_positives(labelling, 3)
         verdicts = judge(
@@ -148,7 +148,7 @@ def test_the_judge_turns_a_false_positive_into_a_wrong_answer_and_says_who_found
             ]
         )
         (unchecked,) = catch_false_positives(labelling, 0)([(EIGHTEEN, write_attempt(show(BY_CHANCE)))])
-    assert [verdict.reason for verdict in verdicts] == ["correct", "wrong_answer", "wrong_answer"]
+    assert [verdict.reason for verdict in verdicts] == ["correct", "refuted", "wrong_answer"]
     assert [verdict.verifier.endswith(RENUMBERING) for verdict in verdicts] == [True, True, False]
     assert unchecked.correct
     assert not unchecked.verifier.endswith(RENUMBERING)
@@ -170,7 +170,7 @@ def summarise(problems: Sequence[Problem], trees: Sequence[SearchedTree]) -> dic
 
 
 ASKED = Verdict(True, "correct", f"answer@1+{RENUMBERING}")
-REFUTED = Verdict(False, "wrong_answer", f"answer@1+{RENUMBERING}")
+REFUTED = Verdict(False, "refuted", f"answer@1+{RENUMBERING}")
 PROBLEMS = [Problem("q", id=name, meta={"operations": int(name[0])}) for name in ("1a", "1b", "2a", "2b")]
 
 

@@ -25,7 +25,7 @@ from tree_records import RIGHT, WRONG
 
 PROBLEMS = [Problem("q", id=f"{k}-{i}", meta={"operations": k}) for k in (3, 4, 10) for i in range(8)]
 ASKED = Verdict(True, "correct", f"answer@1+{RENUMBERING}")
-REFUTED = Verdict(False, "wrong_answer", f"answer@1+{RENUMBERING}")
+REFUTED = Verdict(False, "refuted", f"answer@1+{RENUMBERING}")
 
 
 def grow(num_solved: int, *, has_extra: bool = False) -> list[SearchedTree]:

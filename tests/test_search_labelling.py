@@ -6,10 +6,10 @@ import pytest
 
 from planted_trees import END, STEP, SeededPolicy, draw, grow
 from ponderosa.errors import WorkError
-from ponderosa.records import GradedTree
+from ponderosa.records import Attempt, GradedTree, Problem, Verdict
 from ponderosa.search.labelling import TreeSearch
 from ponderosa.search.solution import Limits
-from search_fakes import PROBLEM, FakeScorer
+from search_fakes import PROBLEM, FakeScorer, judge_each
 
 WRONG = {"Solution:": [f"x = {i}{STEP}" for i in range(8)], STEP: [f"So \\boxed{{4}}{END}"]}
 RIGHT = {"Solution:": [f"x = {i}{STEP}" for i in range(8)], STEP: [f"So \\boxed{{5}}{END}"]}
@@ -117,6 +117,22 @@ def test_nothing_is_suspicious_where_a_solution_is_right_or_wrong_ones_disagree(
     assert label(config, late).tree.end == "budget"
     scattered = {**WRONG, **{f"x = {i}{STEP}": [f"So \\boxed{{{10 + i}}}{END}"] for i in range(5)}}
     assert label(config, scattered).tree.end == "budget"
+
+
+@pytest.mark.parametrize(("num_wrong", "end"), [(3, "budget"), (4, "suspicious")])
+def test_refuted_solutions_have_the_gold_answer_and_do_not_make_it_suspicious(
+    num_wrong: int, end: str
+) -> None:
+    """The eight solutions of a tree: those that are not wrong came to the right answer by a wrong program."""
+    script = {**RIGHT, **{f"x = {i}{STEP}": [f"So \\boxed{{4}}{END}"] for i in range(num_wrong)}}
+
+    @judge_each
+    def refute(problem: Problem, attempt: Attempt) -> Verdict:
+        return Verdict(False, "refuted" if attempt.answer == problem.answer else "wrong_answer", "fake@1")
+
+    graded = label(TreeSearch(simulations=8, suspicious_solutions=3), script, judge=refute)
+    assert len(graded.verdicts) == 8
+    assert graded.tree.end == end
 
 
 def test_where_nothing_is_left_to_expand_an_unsolved_tree_is_widened() -> None:

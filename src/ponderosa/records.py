@@ -33,6 +33,7 @@ Finish = Literal["stop", "length", "error"]
 Reason = Literal[
     "correct",
     "wrong_answer",
+    "refuted",
     "no_answer",
     "unparsable",
     "truncated",
@@ -43,7 +44,7 @@ Reason = Literal[
     "crash",
     "undecided",
 ]
-"""Why a verdict is what it is: the closed list."""
+"""Why a verdict is what it is: the closed list. `refuted` is a right answer whose program is wrong on other numbers."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from ponderosa.records import GradedTree, Tree
+from ponderosa.records import GradedTree, Reason, Tree
 
 Failures = Literal["answered", "any"]
 """Which solutions count as wrong: those that gave a wrong answer, or also those that gave none (cut short, killed by
 an error). What the engine refused or the grader could not decide counts as nothing."""
+
+ANSWERED_WRONGLY: frozenset[Reason] = frozenset({"wrong_answer", "refuted"})
+"""Of solutions that gave an answer."""
 
 
 class Tally(NamedTuple):
@@ -32,7 +35,7 @@ def judge_ends(graded: GradedTree, failures: Failures) -> dict[int, bool]:
         for place, verdict in verdicts.items()
         if tree.nodes[place].finish != "error"
         and verdict.reason != "undecided"
-        and (verdict.correct or failures == "any" or verdict.reason == "wrong_answer")
+        and (verdict.correct or failures == "any" or verdict.reason in ANSWERED_WRONGLY)
     }
 
 

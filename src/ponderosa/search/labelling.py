@@ -5,10 +5,10 @@ reward model in the context each new step begins with the model's judgement besi
 
     solved       as many right solutions as were looked for
     hopeless     none right after so many simulations: what is left unsolved mostly has a wrong gold answer
-    suspicious   none right at the end, and many solutions agree on one answer; the gold answer may be wrong
+    suspicious   none right at the end, and many solutions agree on one wrong answer; the gold answer may be wrong
 
 `suspicious` is a label for those who take examples from trees; it stops nothing. Solutions that agree because the
-policy always makes the same mistake get it too.
+policy always makes the same mistake get it too. A refuted solution has the gold answer, and speaks for it.
 """
 
 from collections import Counter
@@ -87,9 +87,10 @@ class TreeSearch(Simulations):
         return "budget" if num_simulations >= most else None
 
     def _is_suspicious(self, tree: SearchTree, verdicts: Mapping[SearchNode, Verdict]) -> bool:
-        """No solution is right, and enough of those with an answer have the same one."""
+        """No solution is right, and enough of those with an answer have the same wrong one."""
         if self.suspicious_solutions is None or any(verdict.correct for verdict in verdicts.values()):
             return False
-        votes = Counter(node.answer_key for node in tree.list_ended() if node.answer_key is not None)
-        most = max(votes.values(), default=0)
-        return most >= max(self.suspicious_solutions, self.suspicious_frac * votes.total())
+        answered = [node for node in tree.list_ended() if node.answer_key is not None]
+        against = Counter(node.answer_key for node in answered if verdicts[node].reason != "refuted")
+        most = max(against.values(), default=0)
+        return most >= max(self.suspicious_solutions, self.suspicious_frac * len(answered))

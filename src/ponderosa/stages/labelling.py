@@ -37,10 +37,7 @@ def open_labelling(context: Context) -> Iterator[Labelling]:
 
 
 def catch_false_positives(labelling: Labelling, num_renumberings: int) -> Judge:
-    """The judge, and behind it re-numbering: a right answer from a refuted program is a wrong one.
-
-    Its verdict then is `wrong_answer`, which is what the program gives on other numbers, and says who found it.
-    """
+    """The judge, and behind it re-numbering: a right answer whose program is wrong on other numbers is `refuted`."""
 
     def judge(asked: Sequence[tuple[Problem, Attempt]]) -> list[Verdict]:
         verdicts = list(labelling.judge(asked))
@@ -58,4 +55,4 @@ def catch_false_positives(labelling: Labelling, num_renumberings: int) -> Judge:
 def _revise(verdict: Verdict, is_refuted: bool) -> Verdict:
     """The verdict on a right answer after its program was asked for other numbers."""
     verifier = f"{verdict.verifier}+{RENUMBERING}"
-    return Verdict(not is_refuted, "wrong_answer" if is_refuted else "correct", verifier)
+    return Verdict(not is_refuted, "refuted" if is_refuted else "correct", verifier)

@@ -5,8 +5,8 @@
                                 write the unit's part of the tables, then commit it
     over problems: coverage, what was given up and why, and how many right answers came from wrong programs
 
-A right answer is asked again with other numbers where the task can re-number: a program that then fails is wrong, in
-the tree as in everything made of it. What is trained on is extracted from the trees afterwards, under any rule.
+A right answer is asked again with other numbers where the task can re-number: a program that then fails is refuted, and
+wrong in the tree as in everything made of it. What is trained on is extracted from the trees afterwards, under any rule.
 
 Writes trees/, nodes/, verdicts/ (see `tree_tables`), problems.parquet, policy.json, shown_trees.json, rows.json,
 tests.json (empty: searches are not tested against one another).
@@ -45,7 +45,7 @@ from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.tree_samples import select_trees
 from ponderosa.stages.tree_tables import iterate_trees, save_trees
 
-VERSION = 3
+VERSION = 4
 UNIT_TREES = 64
 """Trees a unit holds at least."""
 UNIT_FILLS = 8
