@@ -19,15 +19,15 @@ from ponderosa.progress import SILENT
 from ponderosa.report.numbers import MISSING, format_amount
 from ponderosa.report.plan import NOTE, PlanLine, render_plan
 from ponderosa.stages import dpo, pairs, rl
-from ponderosa.stages.estimates import (
+from ponderosa.stages.bounds import (
     PROMPT_TOKENS,
     UNKNOWN,
     Estimate,
     Rollouts,
     Solutions,
     bound_lengths,
-    estimate_stage,
 )
+from ponderosa.stages.estimates import estimate_stage
 from ponderosa.stages.model_shape import DecoderSizes, ModelShape, plan_grown_shape, read_shape
 from ponderosa.stages.stage import Context, get_stage
 from ponderosa.training.model import ModelConfig, build_model

@@ -27,7 +27,7 @@ from ponderosa.tasks.registry import get_task
 from ponderosa.tracking import Tracker, track_stage
 
 if TYPE_CHECKING:
-    from ponderosa.stages.estimates import Estimate
+    from ponderosa.stages.bounds import Estimate
 
 log = logging.getLogger(__name__)
 

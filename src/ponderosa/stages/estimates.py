@@ -2,96 +2,43 @@
 
 Every amount is an upper bound of what the stage's ledger will say, and UNKNOWN where nothing bounds it beforehand: how
 many tokens a text has shows only when it is encoded. A kind of stage that is not in ESTIMATORS is unknown altogether.
-
-Three things are taken for granted: a prompt has at most PROMPT_TOKENS tokens (a shorter context makes sure of it), the
-engine computes no prefix twice but where LongRoPE makes it, and no step prints beyond its attempt's token limit.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any
 
 from ponderosa.evaluation.suites import find_suite
-from ponderosa.ledger import Ledger
 from ponderosa.stages import dpo, evaluate, import_model, midtrain, pairs, pivotal, pretrain, rl, rollout, sft
+from ponderosa.stages.bounds import (
+    UNKNOWN,
+    Estimate,
+    Lengths,
+    Pairs,
+    Rollouts,
+    Solutions,
+    Trees,
+    UnknownProduct,
+    Upstream,
+    Vocabulary,
+    bound_lengths,
+    count_asked,
+    count_problems,
+    estimate_sampling,
+    find_products,
+    find_shape,
+)
 from ponderosa.stages.model_shape import ModelShape, plan_grown_shape, read_shape
-from ponderosa.stages.problem_sources import ProblemConfig
 from ponderosa.stages.solutions import Config as SolutionsConfig
 from ponderosa.stages.tokenizer import Config as TokenizerConfig
 from ponderosa.stages.training_data import SolutionData
-from ponderosa.tasks.jsonl import JsonlTask
-from ponderosa.tasks.registry import get_task
-
-UNKNOWN = inf
-PROMPT_TOKENS = 1024
-"""Taken for the longest prompt; Phi-4-reasoning keeps as much of its context free (arXiv 2504.21318, section 4.1)."""
-
-
-class Solutions(NamedTuple):
-    """What a solutions stage leaves."""
-
-    num_problems: float
-
-
-class Vocabulary(NamedTuple):
-    """What a tokenizer stage leaves."""
-
-    num_tokens: int
-
-
-class Lengths(NamedTuple):
-    """Tokens of a prompt, of what is written behind it, and of both together."""
-
-    prompt: float
-    written: float
-    whole: float
-
-
-class Rollouts(NamedTuple):
-    """What a rollout stage leaves: so many attempts at each problem."""
-
-    num_problems: float
-    num_attempts: int
-    lengths: Lengths
-
-
-class Pairs(NamedTuple):
-    """What a stage of pairs leaves: two continuations of one prompt each."""
-
-    num_pairs: float
-    lengths: Lengths
-
-
-Product = ModelShape | Solutions | Vocabulary | Rollouts | Pairs
-ProductT = TypeVar("ProductT", ModelShape, Solutions, Vocabulary, Rollouts, Pairs)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """At most so many tokens trained on and sampled, and FLOPs of these and of scoring.
-
-    product: what the stage leaves for others, as far as it decides what they cost.
-    """
-
-    train_tokens: float = 0.0
-    sampled_tokens: float = 0.0
-    flops: float = 0.0
-    product: Product | None = None
-
-    def settle(self, ledger: Ledger) -> "Estimate":
-        """What it came to instead; what was left for others is still bounded as before."""
-        flops = ledger.train_flops + ledger.eval_flops
-        return Estimate(ledger.train_tokens, ledger.generated_tokens, flops, self.product)
-
-
-Upstream = Mapping[str, Estimate]
-"""The estimates of the stages that a stage reads, by name."""
-
-
-class _UnknownProduct(Exception):
-    """A stage reads one that leaves nobody knows how much."""
+from ponderosa.stages.tree_estimates import (
+    estimate_reward_model,
+    estimate_search,
+    estimate_step_errors,
+    estimate_tree_rl,
+)
 
 
 def estimate_stage(kind: str, config: Any, upstream: Upstream, base: Path) -> Estimate:
@@ -101,7 +48,7 @@ def estimate_stage(kind: str, config: Any, upstream: Upstream, base: Path) -> Es
     """
     try:
         return ESTIMATORS.get(kind, _estimate_unknown)(config, upstream, base)
-    except _UnknownProduct:
+    except UnknownProduct:
         return _estimate_unknown(config, upstream, base)
 
 
@@ -109,17 +56,6 @@ def _estimate_unknown(config: Any, upstream: Upstream, base: Path) -> Estimate:
     """Nothing is known of what it costs; if it trains a model, that keeps its shape."""
     trained = upstream.get(getattr(config, "model", ""))
     return Estimate(UNKNOWN, UNKNOWN, UNKNOWN, trained.product if trained else None)
-
-
-def _find(upstream: Upstream, names: Iterable[str], kind: type[ProductT]) -> list[ProductT]:
-    products = [upstream[name].product for name in names]
-    if not all(isinstance(product, kind) for product in products):
-        raise _UnknownProduct
-    return cast(list[ProductT], products)
-
-
-def _find_shape(upstream: Upstream, name: str) -> ModelShape:
-    return _find(upstream, [name], ModelShape)[0]
 
 
 def _estimate_solutions(config: SolutionsConfig, upstream: Upstream, base: Path) -> Estimate:
@@ -138,23 +74,15 @@ def _estimate_import(config: import_model.Config, upstream: Upstream, base: Path
     return Estimate(product=config.expects.build_shape())
 
 
-def count_problems(task: str, split: str, count: int | None, base: Path) -> float:
-    """So many problems at most: those asked for, or all of a finite task."""
-    if count is not None:
-        return count
-    found = get_task(task, base)
-    return len(found.load(split).problems) if isinstance(found, JsonlTask) else UNKNOWN
-
-
 def _estimate_pretrain(config: pretrain.Config, upstream: Upstream, base: Path) -> Estimate:
-    (vocabulary,) = _find(upstream, [config.tokenizer], Vocabulary)
+    (vocabulary,) = find_products(upstream, [config.tokenizer], Vocabulary)
     return Estimate(UNKNOWN, 0.0, UNKNOWN, plan_grown_shape(config.model, vocabulary.num_tokens))
 
 
 def _estimate_training(config: midtrain.Config | sft.Config, upstream: Upstream, base: Path) -> Estimate:
     """Packed solutions that are longer than a row are cut into several documents, unpacked ones that are longer than
     the context left out."""
-    shape = _find_shape(upstream, config.model)
+    shape = find_shape(upstream, config.model)
     row_length = config.row_length if isinstance(config, midtrain.Config) else None
     num_rows, longest = _bound_rows(config.data, upstream)
     length = longest if row_length else min(longest, shape.max_context)
@@ -173,31 +101,35 @@ def _bound_rows(data: SolutionData, upstream: Upstream) -> tuple[float, float]:
             case Rollouts(num_problems, num_attempts, lengths):
                 num_rows += num_problems * min(num_attempts, data.select.per_problem or inf)
                 longest = max(longest, lengths.whole)
+            case Trees() as trees:
+                taken = min(trees.solutions.num_attempts, data.trajectories.per_problem or inf)
+                num_rows += trees.num_problems * taken
+                longest = max(longest, UNKNOWN if data.rewrite_trees else trees.lengths.whole)
             case _:
-                raise _UnknownProduct
+                raise UnknownProduct
     return min(data.limit or inf, num_rows), longest
 
 
 def _estimate_rollout(config: rollout.Config, upstream: Upstream, base: Path) -> Estimate:
-    shape = _find_shape(upstream, config.model)
+    shape = find_shape(upstream, config.model)
     lengths = bound_lengths(config.max_tokens, shape)
-    num_problems = _count_asked(config, upstream, base)
+    num_problems = count_asked(config, upstream, base)
     num_attempts = config.build_budget().max_attempts
     product = Rollouts(num_problems, num_attempts, lengths)
-    return _estimate_sampling(num_problems * num_attempts, lengths, shape, product)
+    return estimate_sampling(num_problems * num_attempts, lengths, shape, product)
 
 
 def _estimate_pivotal(config: pivotal.Config, upstream: Upstream, base: Path) -> Estimate:
-    shape = _find_shape(upstream, config.model)
+    shape = find_shape(upstream, config.model)
     lengths = bound_lengths(config.max_tokens, shape)
-    num_problems = _count_asked(config, upstream, base)
+    num_problems = count_asked(config, upstream, base)
     single_tokens = Lengths(lengths.whole - 1, 1, lengths.whole)
     product = Pairs(num_problems * config.search.max_candidates, single_tokens)
-    return _estimate_sampling(num_problems * config.search.max_rollouts, lengths, shape, product)
+    return estimate_sampling(num_problems * config.search.max_rollouts, lengths, shape, product)
 
 
 def _estimate_evaluate(config: evaluate.Config, upstream: Upstream, base: Path) -> Estimate:
-    shape = _find_shape(upstream, config.model)
+    shape = find_shape(upstream, config.model)
     num_attempts = 0.0
     for item in config.suites:
         suite = find_suite(item.suite)
@@ -205,32 +137,15 @@ def _estimate_evaluate(config: evaluate.Config, upstream: Upstream, base: Path) 
         num_problems = count_problems(suite.task, item.split or suite.split, count, base)
         drawn = {"greedy": 1.0, "sample": item.samples, "majority": item.samples}
         num_attempts += num_problems * drawn.get(item.strategy, UNKNOWN)
-    return _estimate_sampling(num_attempts, bound_lengths(config.max_tokens, shape), shape)
-
-
-def _estimate_sampling(
-    num_attempts: float, lengths: Lengths, shape: ModelShape, product: Product | None = None
-) -> Estimate:
-    flops = num_attempts * shape.compute_attempt_flops(lengths.whole)
-    return Estimate(0.0, num_attempts * lengths.written, flops, product)
-
-
-def bound_lengths(max_tokens: int, shape: ModelShape) -> Lengths:
-    """Of an attempt, which must fit the context, as must a prompt with one token behind it."""
-    prompt = min(PROMPT_TOKENS, shape.max_context - 1)
-    written = min(max_tokens, shape.max_context - 1)
-    return Lengths(prompt, written, min(prompt + written, shape.max_context))
-
-
-def _count_asked(config: ProblemConfig, upstream: Upstream, base: Path) -> float:
-    drawn = [count_problems(one.task, one.split, one.count, base) for one in config.sources]
-    told = [one.num_problems for one in _find(upstream, config.solutions, Solutions)]
-    return sum(drawn) + min(config.limit or inf, sum(told))
+    return estimate_sampling(num_attempts, bound_lengths(config.max_tokens, shape), shape)
 
 
 def _estimate_pairs(config: pairs.Config, upstream: Upstream, base: Path) -> Estimate:
-    shape = _find_shape(upstream, config.reference)
-    rolled = _find(upstream, [need.stage for need in config.needs() if need.product != "model"], Rollouts)
+    shape = find_shape(upstream, config.reference)
+    rolled = [
+        *find_products(upstream, config.rollouts, Rollouts),
+        *(trees.solutions for trees in find_products(upstream, config.trees, Trees)),
+    ]
     num_attempts = sum(one.num_attempts for one in rolled)
     num_matches = (num_attempts // 2) * (num_attempts - num_attempts // 2)
     num_pairs = sum(one.num_problems for one in rolled) * min(config.rules.pairs_per_problem, num_matches)
@@ -240,8 +155,8 @@ def _estimate_pairs(config: pairs.Config, upstream: Upstream, base: Path) -> Est
 
 
 def _estimate_dpo(config: dpo.Config, upstream: Upstream, base: Path) -> Estimate:
-    shape = _find_shape(upstream, config.model)
-    found = _find(upstream, config.pairs, Pairs)
+    shape = find_shape(upstream, config.model)
+    found = find_products(upstream, config.pairs, Pairs)
     num_tokens = sum(one.num_pairs * (one.lengths.prompt + 2 * one.lengths.written) for one in found)
     flops = (3 * config.epochs + 1) * _compute_pair_flops(found, shape)
     if config.loss == "kto":
@@ -261,7 +176,7 @@ def _compute_pair_flops(found: Iterable[Pairs], shape: ModelShape) -> float:
 
 def _estimate_rl(config: rl.Config, upstream: Upstream, base: Path) -> Estimate:
     """As if every wave asked all prompts anew, as often as it may, and as much were kept of it as can be."""
-    shape = _find_shape(upstream, config.model)
+    shape = find_shape(upstream, config.model)
     lengths = bound_lengths(config.max_tokens, shape)
     plan = rl.build_plan(config)
     asked, kept = plan.samples, plan.samples
@@ -270,7 +185,7 @@ def _estimate_rl(config: rl.Config, upstream: Upstream, base: Path) -> Estimate:
         asked = max(plan.samples, plan.rebalance.max_samples)
         kept = min(asked, 2 * plan.samples)
     num_asked = config.iterations * plan.prompts * plan.max_waves * asked
-    sampling = _estimate_sampling(num_asked, lengths, shape)
+    sampling = estimate_sampling(num_asked, lengths, shape)
     # An update for which nothing was kept goes through one group as it was asked.
     num_trained = config.iterations * max(plan.prompts * kept, plan.updates * asked)
     num_prompts = config.iterations * max(plan.prompts, plan.updates) if plan.shares_prompts else num_trained
@@ -290,8 +205,12 @@ ESTIMATORS: Mapping[str, Callable[[Any, Upstream, Path], Estimate]] = {
     "sft": _estimate_training,
     "rollout": _estimate_rollout,
     "pairs": _estimate_pairs,
+    "search": estimate_search,
+    "reward_model": estimate_reward_model,
     "pivotal": _estimate_pivotal,
     "dpo": _estimate_dpo,
     "rl": _estimate_rl,
+    "tree_rl": estimate_tree_rl,
     "evaluate": _estimate_evaluate,
+    "step_errors": estimate_step_errors,
 }
