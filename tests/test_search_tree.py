@@ -112,11 +112,12 @@ def test_a_solution_that_is_cut_short_or_refused_is_dead() -> None:
     assert refused.read_attempt(refused.nodes[0]).error is not None
 
 
-def test_only_what_can_still_come_to_something_is_judged() -> None:
+def test_only_what_can_go_on_or_came_to_an_answer_is_scored() -> None:
     scorer = FakeScorer(lambda text: 0.25 if text.endswith(STEP) else -0.5)
-    script = {ROOT: ["x = 1" + STEP, "fail()" + STEP, "So \\boxed{4}" + END, "x = 1" + STEP]}
-    tree, *_ = expand(script, 4, scorer=scorer)
-    assert [node.score for node in tree.nodes] == [0.25, None, -0.5]
+    texts = ["x = 1" + STEP, "fail()" + STEP, "So \\boxed{4}" + END, "x = 1" + STEP, "So \\boxed{4" + END]
+    tree, *_ = expand({ROOT: texts}, 5, scorer=scorer)
+    assert [node.score for node in tree.nodes] == [0.25, None, -0.5, None]
+    assert [node.is_dead for node in tree.nodes] == [False, True, False, True]
     assert sum(map(len, scorer.batches)) == 2
     assert (
         tree.cost.scored_tokens

@@ -1,12 +1,12 @@
-"""Candidate steps behind one prefix: sampled side by side, and each distinct one run and judged once."""
+"""Candidate steps behind one prefix: sampled side by side, and each distinct one run and scored once."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple, TypeAlias
 
 from ponderosa.engines.protocol import Scored
-from ponderosa.records import Cost, Finish
+from ponderosa.records import Attempt, Cost, Finish
 from ponderosa.search.draft import Draft
 from ponderosa.search.requests import Gather, Reply, Request, Score
 from ponderosa.search.solution import SearchContext, build_request, draw_step, price_score, run_step
@@ -14,18 +14,23 @@ from ponderosa.search.solution import SearchContext, build_request, draw_step, p
 Writing: TypeAlias = tuple[str, Finish | None]
 """What tells candidates apart: their exact text, and how the policy ended, if it did."""
 
+FinishDraft: TypeAlias = Callable[[Draft], Attempt]
+"""The record of a finished draft, whose answer is None if there is none or it may not be read."""
+
 
 class Candidate(NamedTuple):
     """A distinct candidate step: the draft it leads to, whose cost is the step's alone, and what is known of it.
 
+    attempt: of a draft that is finished. score: the reward model's; None if none was asked, or nothing can come of it.
     mean_logprob: of the step's sampled tokens, under the policy at temperature 1; 0.0 if it has none.
     """
 
     writing: Writing
     draft: Draft
+    attempt: Attempt | None
+    score: float | None
     multiplicity: int
     mean_logprob: float
-    score: float | None
 
 
 class Expansion(NamedTuple):
@@ -37,10 +42,22 @@ class Expansion(NamedTuple):
     cost: Cost
 
 
+class _Settled(NamedTuple):
+    """A drawn step after it has been run; the draft's cost is of running and scoring it."""
+
+    draft: Draft
+    attempt: Attempt | None
+    score: float | None
+
+
 def draw_candidates(
-    context: SearchContext, draft: Draft, seeds: Sequence[int], known: Collection[Writing] = ()
+    context: SearchContext,
+    draft: Draft,
+    seeds: Sequence[int],
+    finish: FinishDraft,
+    known: Collection[Writing] = (),
 ) -> Generator[list[Request], list[Reply], Expansion]:
-    """A candidate step for each seed from one open draft; those that are not known are run and judged."""
+    """A candidate step for each seed from one open draft; those that are not known are run and scored."""
     start = replace(draft, cost=Cost())
     drawn: list[Draft]
     (drawn,) = yield [Gather([draw_step(context, start, seed) for seed in seeds])]
@@ -49,38 +66,32 @@ def draw_candidates(
         text = context.codec.decode(one.token_ids[len(draft.token_ids) :])
         groups.setdefault((text, one.finish), []).append(one)
     repeats = {writing: len(groups.pop(writing)) for writing in known if writing in groups}
-    settled: list[tuple[Draft, float | None]] = []
+    settled: list[_Settled] = []
     if groups:
-        (settled,) = yield [Gather([_settle(context, group[0]) for group in groups.values()])]
+        (settled,) = yield [Gather([_settle(context, group[0], finish) for group in groups.values()])]
     candidates = []
     cost = sum((one.cost for one in drawn), Cost())
-    for (writing, group), (ready, score) in zip(groups.items(), settled, strict=True):
+    for (writing, group), (ready, attempt, score) in zip(groups.items(), settled, strict=True):
         cost += ready.cost
         ready = replace(ready, cost=group[0].cost + ready.cost)
         mean_logprob = fmean(group[0].model_logprobs[len(draft.token_ids) :] or (0.0,))
-        candidates.append(Candidate(writing, ready, len(group), mean_logprob, score))
+        candidates.append(Candidate(writing, ready, attempt, score, len(group), mean_logprob))
     return Expansion(tuple(candidates), repeats, cost)
 
 
 def _settle(
-    context: SearchContext, drawn: Draft
-) -> Generator[list[Request], list[Reply], tuple[Draft, float | None]]:
-    """A drawn step after it has been run, with what the reward model says of it; its cost is of these alone."""
+    context: SearchContext, drawn: Draft, finish: FinishDraft
+) -> Generator[list[Request], list[Reply], _Settled]:
+    """Run a drawn step, and score it if it can go on or came to an answer."""
     draft = yield from run_step(context, replace(drawn, cost=Cost()))
     if draft.finish is None and build_request(context, draft, seed=0) is None:
         draft = replace(draft, finish="length")
+    attempt = None if draft.finish is None else finish(draft)
     token_ids = (*draft.prompt_ids, *draft.token_ids)
-    is_of_use = draft.finish is None or has_answer(draft)
-    if context.scorer_id is None or not is_of_use or len(token_ids) > context.max_context:
-        return draft, None
+    is_dead = attempt is not None and attempt.answer is None
+    if context.scorer_id is None or is_dead or len(token_ids) > context.max_context:
+        return _Settled(draft, attempt, None)
     scored: Scored
     (scored,) = yield [Score(token_ids)]
-    return replace(draft, cost=draft.cost + price_score(context, scored)), scored.score
-
-
-def has_answer(draft: Draft) -> bool:
-    """May the answer of a finished draft be read? Not if it was killed by errors, cut short or refused.
-
-    What ends a solution of its own accord stands behind the last closed step; errors end it right there.
-    """
-    return draft.finish == "stop" and draft.open_from < len(draft.token_ids)
+    draft = replace(draft, cost=draft.cost + price_score(context, scored))
+    return _Settled(draft, attempt, scored.score)

@@ -8,7 +8,7 @@
 
 An expansion samples n candidate steps side by side from one prefix. Candidates with exactly the same text become one
 node that keeps their number. Each distinct one is run once, from the state its parent left, which no sibling shares,
-and judged if the context has a reward model and the step can still come to something. Several expansions are one
+and scored if the context has a reward model and the solution can go on or came to an answer. Several expansions are one
 yield, and their nodes are added in the order they were asked for, so a tree does not depend on the order of replies.
 A node that is expanded again draws further candidates; those it has already are only counted.
 
@@ -24,7 +24,7 @@ from functools import partial
 from ponderosa.identity import content_hash, derive_seed
 from ponderosa.records import Attempt, Node, Step, Tree, TreeEnd
 from ponderosa.search.draft import Draft, begin_draft, read_open
-from ponderosa.search.expansion import Expansion, Writing, draw_candidates, has_answer
+from ponderosa.search.expansion import Candidate, Expansion, Writing, draw_candidates
 from ponderosa.search.requests import Gather, ProblemView, Reply, Request, Search
 from ponderosa.search.selection import Prior, compute_priors
 from ponderosa.search.solution import SearchContext, finish_attempt
@@ -171,25 +171,16 @@ class SearchTree:
         num_drawn = sum(child.multiplicity for child in node.children)
         numbers = range(num_drawn, num_drawn + num_candidates)
         seeds = [derive_seed("candidate", self.seed, prefix, number) for number in numbers]
-        return draw_candidates(self.context, node.draft, seeds, [child.writing for child in node.children])
+        known = [child.writing for child in node.children]
+        return draw_candidates(self.context, node.draft, seeds, self._finish, known)
 
     def _add(self, parent: SearchNode, expansion: Expansion) -> list[SearchNode]:
         for child in parent.children:
             child.multiplicity += expansion.repeats.get(child.writing, 0)
         new = [
-            SearchNode(
-                replace(candidate.draft, cost=parent.draft.cost + candidate.draft.cost),
-                parent,
-                place,
-                candidate.multiplicity,
-                score=candidate.score,
-                writing=candidate.writing,
-                mean_logprob=candidate.mean_logprob,
-            )
+            _join(parent, candidate, place)
             for place, candidate in enumerate(expansion.candidates, len(self.nodes))
         ]
-        for node in new:
-            node.attempt = None if node.is_open else self._finish(node.draft)
         parent.children += new
         self.nodes += new
         priors = compute_priors(
@@ -203,10 +194,30 @@ class SearchTree:
         return new
 
     def _finish(self, draft: Draft) -> Attempt:
+        """The record of a finished draft, without an answer if it was killed by errors, cut short or refused.
+
+        What ends a solution of its own accord stands behind the last closed step; errors end it right there.
+        """
         attempt = finish_attempt(
             self.context, self.problem, draft, sample=0, strategy=self.strategy, seed=self.seed
         )
-        return attempt if has_answer(draft) else replace(attempt, answer=None, answer_key=None)
+        may_answer = draft.finish == "stop" and draft.open_from < len(draft.token_ids)
+        return attempt if may_answer else replace(attempt, answer=None, answer_key=None)
+
+
+def _join(parent: SearchNode, candidate: Candidate, place: int) -> SearchNode:
+    """A candidate as a child of the node it continues, which is to be told of it."""
+    cost = parent.draft.cost + candidate.draft.cost
+    return SearchNode(
+        replace(candidate.draft, cost=cost),
+        parent,
+        place,
+        candidate.multiplicity,
+        score=candidate.score,
+        attempt=candidate.attempt and replace(candidate.attempt, cost=cost),
+        writing=candidate.writing,
+        mean_logprob=candidate.mean_logprob,
+    )
 
 
 def _build_node(context: SearchContext, node: SearchNode) -> Node:

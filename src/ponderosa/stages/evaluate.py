@@ -49,7 +49,7 @@ from ponderosa.stages.suite_config import SuiteConfig, draw_problems
 from ponderosa.tasks.registry import get_task
 from ponderosa.verify import Grader
 
-VERSION = 1
+VERSION = 2
 MODEL = "model"
 
 
