@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from ponderosa.records import Attempt, Cost
 from ponderosa.search.backup import back_up, close, start_value
-from ponderosa.search.conclusion import compute_share
+from ponderosa.search.conclusion import choose_solution, compute_share, weigh_votes
 from ponderosa.search.draft import Draft
 from ponderosa.search.mcts import select_leaf
 from ponderosa.search.selection import Prior, SelectionRule, compute_priors
@@ -207,3 +208,23 @@ def test_the_share_of_a_solution_is_the_product_of_its_steps_multiplicity_shares
     child = root.children[0]
     child.children = [SearchNode(ENDED, child, multiplicity=1), SearchNode(ENDED, child, multiplicity=1)]
     assert compute_share(child.children[0]) == 3 / 4 * 1 / 2
+
+
+def test_the_votes_of_a_tree_are_weighed_in_one_unit() -> None:
+    """Nine of ten candidates answer 7 alike; where the tenth has a score and they have none, they weigh nothing."""
+    root = SearchNode(OPEN)
+
+    def build_ends(*scores: float | None) -> list[SearchNode]:
+        root.children = [
+            SearchNode(
+                ENDED, root, multiplicity=number, score=score, attempt=replace(ATTEMPT, answer_key=key)
+            )
+            for key, number, score in zip("74", (9, 1), scores, strict=True)
+        ]
+        return root.children
+
+    unscored, scored = build_ends(None, None), build_ends(None, -0.5)
+    assert weigh_votes(unscored, "weighted_vote") == weigh_votes(unscored, "score") == [0.9, 0.1]
+    assert weigh_votes(scored, "weighted_vote") == [0.0, 0.25]
+    assert weigh_votes(scored, "vote") == [1.0, 1.0]
+    assert [choose_solution(scored, rule) for rule in ("score", "weighted_vote", "vote")] == [1, 1, 0]

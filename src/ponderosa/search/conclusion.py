@@ -38,15 +38,24 @@ def conclude(
 
 def choose_solution(ended_M: Sequence[SearchNode], answer_by: AnswerBy) -> int | None:
     """Which of the solutions that ended decides; None if none has an answer."""
-    is_judged = any(node.score is not None for node in ended_M)
-    if answer_by == "score" and is_judged:
-        return select_best([node.score for node in ended_M])
-    weights = [1.0 if answer_by == "vote" else _weigh(node) for node in ended_M]
-    return elect([node.answer_key for node in ended_M], weights)
+    scores_M = [node.score for node in ended_M]
+    if answer_by == "score" and any(score is not None for score in scores_M):
+        return select_best(scores_M)
+    return elect([node.answer_key for node in ended_M], weigh_votes(ended_M, answer_by))
 
 
-def _weigh(node: SearchNode) -> float:
-    return compute_share(node) if node.score is None else compute_vote_weight(node.score)
+def weigh_votes(ended_M: Sequence[SearchNode], answer_by: AnswerBy) -> list[float]:
+    """What the votes of the solutions weigh, in [0, 1]; all of a tree's in one unit.
+
+    by `vote`                    1, so votes are numbers of solutions
+    where solutions have scores  the probability of being right that the score stands for; 0 for a solution without one
+    else                         the probability that the policy goes the solution's way
+    """
+    if answer_by == "vote":
+        return [1.0] * len(ended_M)
+    if any(node.score is not None for node in ended_M):
+        return [0.0 if node.score is None else compute_vote_weight(node.score) for node in ended_M]
+    return [compute_share(node) for node in ended_M]
 
 
 def compute_share(node: SearchNode) -> float:
