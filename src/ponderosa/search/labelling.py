@@ -1,7 +1,7 @@
 """Tree search that knows right from wrong, for trees to learn from: every solution in a tree is graded as it ends.
 
 Values are terminal-guided (rStar-Math, arXiv 2501.04519, section 3.2): a right solution is worth 1, any other -1. With a
-reward model in the context each new step begins with the model's judgement besides: PPM-augmented.
+reward model in the context each new step begins with the model's score besides: PPM-augmented.
 
     solved       as many right solutions as were looked for
     hopeless     none right after so many simulations: what is left unsolved mostly has a wrong gold answer

@@ -5,7 +5,7 @@ IO and never sees a gold answer or a reference solution.
 
     GenerateRequest -> Generation     the policy continues a sequence of token ids
     Execute         -> Execution      the interpreter runs one step
-    Score           -> Scored         the reward model judges a partial solution
+    Score           -> Scored         the reward model scores a partial solution
     Gather          -> what they returned     searches run side by side, none waiting for another
     Verify          -> Verdict        is an attempt right; only where solutions are labelled to train on
 """
@@ -39,7 +39,7 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Judge a partial solution, the prompt's token ids included. Refused unless the driver was given a scorer."""
+    """Score a partial solution, the prompt's token ids included. Refused unless the driver was given a scorer."""
 
     token_ids: tuple[int, ...]
 

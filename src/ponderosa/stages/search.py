@@ -54,11 +54,11 @@ are left, slots stand idle."""
 
 
 class Config(ProblemConfig):
-    """Which model searches, judged by which reward model, on which problems, how far."""
+    """Which model searches, its steps scored by which reward model, on which problems, how far."""
 
     model: str = Field(description="stage whose model searches")
     reward_model: str | None = Field(
-        None, description="stage whose reward model judges steps; unset leaves it to how solutions end"
+        None, description="stage whose reward model scores steps; unset leaves it to how solutions end"
     )
     search: TreeSearch = TreeSearch()
     trees: int = Field(1, ge=1, description="trees of each problem, differently seeded")
@@ -122,7 +122,7 @@ def run(config: Config, context: Context) -> Outcome:
 def load_search(
     config: Config, context: Context, seed: int
 ) -> tuple[NativeEngine, NativeScorer | None, SearchContext]:
-    """The policy's engine, the reward model that judges its steps, and what every search shares."""
+    """The policy's engine, the reward model that scores its steps, and what every search shares."""
     model_dir = context.inputs[config.model] / MODEL
     dtype = "float32" if context.dtype == "auto" else context.dtype
     scorer = load_reward_model(config, context, dtype)
