@@ -13,15 +13,26 @@ import pytest
 from ponderosa.artifacts import read_json
 from ponderosa.evaluation.renumbering import RENUMBERING
 from ponderosa.evaluation.summary import RowContext, build_row
-from ponderosa.evaluation.tree_summary import SearchedTree, build_tree_rows, summarise_trees
+from ponderosa.evaluation.tree_summary import (
+    SearchedTree,
+    build_tree_rows,
+    compare_coverage,
+    strip_nodes,
+    summarise_trees,
+)
 from ponderosa.metrics import compute_wilson_interval
-from ponderosa.records import Cost, Problem, Verdict
+from ponderosa.planning import plan_runs
+from ponderosa.records import Cost, GradedTree, Problem, Verdict
 from ponderosa.report import write_report
 from ponderosa.report.rounds import list_lines, render_rounds
 from ponderosa.report.run import Record, Run, load_run
+from ponderosa.stages.attempt_tables import save_problems
+from ponderosa.stages.tree_tables import save_trees
+from ponderosa.summary import write_summary
 from synthetic_run import write_json
 from test_report import _replace_some
-from tree_records import RIGHT, WRONG
+from tiny_runs import GROWN, build_recipe
+from tree_records import RIGHT, WRONG, build_node, build_tree
 
 PROBLEMS = [Problem("q", id=f"{k}-{i}", meta={"operations": k}) for k in (3, 4, 10) for i in range(8)]
 ASKED = Verdict(True, "correct", f"answer@1+{RENUMBERING}")
@@ -96,6 +107,74 @@ def test_where_no_program_could_be_asked_again_there_is_no_row_of_false_positive
     assert not [row for row in build_rows(trees) if row["metric"] == "false_positive_frac"]
 
 
+# Tests between searches
+
+
+def list_solved(num_solved: int) -> set[str]:
+    return {tree.problem_id for tree in grow(num_solved) if tree.is_solved}
+
+
+def test_two_searches_are_tested_on_each_slice_by_which_problems_only_one_of_them_solved() -> None:
+    solved = list_solved(2) | {"3-7"}
+    tests = compare_coverage(
+        PROBLEMS, ("trees-1", solved), ("trees-2", list_solved(7)), strategy="tree_search"
+    )
+    assert [test["slice"] for test in tests] == ["all", "operations=3", "operations=4", "operations=10"]
+    whole, easy, _, hard = tests
+    assert (whole["suite"], whole["metric"], whole["a"], whole["b"]) == (
+        "trees-2",
+        "coverage",
+        "trees-1",
+        "trees-2",
+    )
+    assert (easy["value_a"], easy["value_b"], easy["n"]) == (3 / 8, 7 / 8, 8)
+    assert (easy["only_a"], easy["only_b"], easy["test"]) == (1, 5, "mcnemar")
+    assert easy["p_value"] == pytest.approx(2 * (1 + 6) / 2**6)
+    assert hard["p_value"] == pytest.approx(2 / 2**5)
+    assert hard["p_holm"] == pytest.approx(3 * hard["p_value"])
+
+
+def save_search(folder: Path, problems: Sequence[Problem], num_solved: int) -> None:
+    """What the summary reads of a finished search that solved its first problems."""
+    trees = [
+        GradedTree(build_tree(build_node(), problem_id=one.id), {0: RIGHT if place < num_solved else WRONG})
+        for place, one in enumerate(problems)
+    ]
+    save_trees(folder, trees)
+    save_problems(folder / "problems.parquet", problems)
+    suite_hash = "".join(one.id for one in problems)
+    context = RowContext("policy", "policy", "m", folder.name, suite_hash, "tree_search", 0)
+    stripped = [strip_nodes(one) for one in trees]
+    rows = build_tree_rows(context, problems, stripped, simulations=16, occupancy=1.0, seed=0)
+    write_json(folder / "rows.json", {"schema": 1, "rows": rows})
+    write_json(folder / "tests.json", [])
+    (folder / "DONE").touch()
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 4]])
+def test_a_summary_tests_each_search_against_the_one_before_it_of_the_same_problems(
+    tmp_path: Path, seeds: list[int]
+) -> None:
+    source = {"task": "quantities", "count": 9}
+    searches = [
+        {"name": name, "use": "search", "model": "base", "sources": [source]}
+        for name in ("trees-1", "others", "trees-2", "trees-3", "trees-4")
+    ]
+    recipe = build_recipe(*GROWN, *searches, seeds=seeds)
+    stages = plan_runs(recipe, tmp_path)
+    for place, stage in enumerate(stage for stage in stages if stage.kind == "search"):
+        if stage.name != "trees-4":
+            problems = PROBLEMS[:5] if stage.name == "others" else PROBLEMS
+            save_search(tmp_path / "stages" / stage.folder_name, problems, place)
+    tests = read_json(write_summary(tmp_path, recipe, stages))["tests"]
+    whole = [test for test in tests if test["slice"] == "all"]
+    chain = [("trees-1", "trees-2"), ("trees-2", "trees-3")]
+    assert [(test["a"], test["b"]) for test in whole] == chain * len(seeds)
+    assert [test.get("seed") for test in whole] == ([3, 3, 4, 4] if len(seeds) > 1 else [None] * 2)
+    assert (whole[0]["only_a"], whole[0]["only_b"], whole[0]["n"]) == (0, 2, 24)
+    assert len(tests) == 4 * len(whole)
+
+
 # The report
 
 
@@ -124,16 +203,21 @@ def list_accuracy(policy: str, seed: int) -> list[Record]:
 def build_run(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
     """Two rounds as the pipeline leaves them, the second one better, and better still at the second seed."""
     rows: list[Record] = []
+    tests: list[Record] = []
     for seed in seeds:
         rows += list_accuracy("policy-0", seed)
         rows += build_rows(grow(3, has_extra=True), seed=seed)
         rows += list_accuracy("policy-1", seed)
         second = build_rows(grow(5 + seed), "trees-2", "policy-1", seed)
         rows += [{**row, "reward_model": "ppm-1"} for row in second] + list_accuracy("policy-2", seed)
+        found = compare_coverage(
+            PROBLEMS, ("trees-1", list_solved(3)), ("trees-2", list_solved(5 + seed)), strategy="tree_search"
+        )
+        tests += [{**test, "seed": seed} if len(seeds) > 1 else test for test in found]
     names = [f"{stage['name']}-{seed}a" for seed in seeds for stage in STAGES]
     headline = {"suite": "quantities", "metric": "pass@1"}
     write_json(folder / "recipe.json", {"name": "evolved", "headline": headline, "stages": STAGES})
-    write_json(folder / "summary.json", {"schema": 1, "rows": rows, "tests": [], "stages": names})
+    write_json(folder / "summary.json", {"schema": 1, "rows": rows, "tests": tests, "stages": names})
     for seed in seeds:
         for stage in STAGES:
             path = folder / "stages" / f"{stage['name']}-{seed}a"
@@ -200,6 +284,19 @@ def test_the_section_has_a_table_and_a_chart_of_coverage(tmp_path: Path) -> None
     assert ">trees-1</li>" in section
 
 
+def test_what_a_search_gained_stands_below_it_with_a_test_for_each_slice_and_seed(tmp_path: Path) -> None:
+    (first,) = (
+        row
+        for row in Tables(str(render_rounds(load_run(build_run(tmp_path / "1"))))).rows
+        if "against" in row[1]
+    )
+    assert first[:2] == ["", "against trees-1"]
+    assert first[2:6] == ["+25.0 points p = 0.031", *["+25.0 points p = 0.5"] * 3]
+    several = build_run(tmp_path / "2", seeds=(0, 1))
+    (row,) = (row for row in Tables(str(render_rounds(load_run(several)))).rows if "against" in row[1])
+    assert row[5] == "+25.0 points p = 0.5 seed 0+37.5 points p = 0.25 seed 1"
+
+
 def test_over_several_seeds_figures_are_means_with_the_range_of_the_seeds(tmp_path: Path) -> None:
     run = load_run(build_run(tmp_path, seeds=(0, 1)))
     html = str(render_rounds(run))
@@ -212,12 +309,13 @@ def test_over_several_seeds_figures_are_means_with_the_range_of_the_seeds(tmp_pa
 def test_each_arm_of_a_sweep_has_its_own_rounds(tmp_path: Path) -> None:
     folder = build_run(tmp_path)
     summary = read_json(folder / "summary.json")
-    rows = [{**row, "arm": arm} for arm in ("guided", "unguided") for row in summary["rows"]]
-    write_json(folder / "summary.json", {**summary, "rows": rows})
+    arms = ("guided", "unguided")
+    rows, tests = ([{**one, "arm": arm} for arm in arms for one in summary[key]] for key in ("rows", "tests"))
+    write_json(folder / "summary.json", {**summary, "rows": rows, "tests": tests})
     html = str(render_rounds(load_run(folder)))
     assert html.count("<figure>") == 2
     assert "<b>guided</b>" in html
-    assert Tables(html).rows[:7] == Tables(html).rows[7:]
+    assert Tables(html).rows[:8] == Tables(html).rows[8:]
 
 
 def test_a_run_without_a_search_has_no_such_section(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A run's results in one file, summary.json.
 
     the rows and paired tests of every finished stage that measures, as it wrote them
+    paired tests of every finished search against the one before it of the same problems
     once all are finished: what the training seeds show together, and the arms of a sweep against the first
 
-The first part is read and copied, so it is written again after every stage; the second loads every attempt.
+For the first two little is read, so they are written again after every stage; the third loads every attempt.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,11 +23,15 @@ from ponderosa.evaluation.joint import (
 )
 from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.summary import Row, RowContext
+from ponderosa.evaluation.tree_summary import compare_coverage
 from ponderosa.planning import Arm, PlannedStage, Recipe
 from ponderosa.records import SCHEMA
+from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.evaluate import Config as EvaluateConfig
 from ponderosa.stages.evaluate import load_earlier
+from ponderosa.stages.rollout import PROBLEMS
 from ponderosa.stages.suite_config import SuiteConfig, draw_problems
+from ponderosa.stages.tree_tables import load_solved
 
 MEASURING = ("evaluate", "search", "step_errors")
 """Stages that leave rows.json and tests.json. Only `evaluate` has values over training seeds and arms."""
@@ -40,6 +45,7 @@ def write_summary(
     joint = joint or {}
     rows: list[Row] = []
     tests: list[Row] = []
+    searches = _Searches()
     for arm, evaluated in _list_finished(out, recipe, stages):
         folder = out / "stages" / evaluated.folder_name
         named = {"arm": arm} if arm else {}
@@ -47,7 +53,10 @@ def write_summary(
         rows += [
             {**row, **named, "run": out.resolve().name} for row in read_json(folder / "rows.json")["rows"]
         ]
-        tests += [{**test, **named, **seeded} for test in read_json(folder / "tests.json")]
+        found = read_json(folder / "tests.json")
+        if evaluated.kind == "search":
+            found += searches.compare_with_last(evaluated.name, folder, among=(arm, evaluated.seed))
+        tests += [{**test, **named, **seeded} for test in found]
     rows += [{**row, "run": out.resolve().name} for row in joint.get("rows", [])]
     tests += joint.get("tests", [])
     summary = {"schema": SCHEMA, "rows": rows, "tests": tests, "stages": [s.folder_name for s in stages]}
@@ -104,6 +113,24 @@ def load_evaluations(
                     )
                 )
     return evaluations
+
+
+class _Searches:
+    """Tests each search against the last one that had the same problems: in rounds, that of the round before."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, tuple[str, frozenset[str]]] = {}
+
+    def compare_with_last(self, name: str, folder: Path, *, among: Hashable) -> list[Row]:
+        """The tests of a finished search, none of the first. among: what searches have in common that are compared."""
+        first_row = read_json(folder / "rows.json")["rows"][0]
+        key = (among, first_row["suite_hash"])
+        last, this = self._last.get(key), (name, load_solved(folder))
+        self._last[key] = this
+        if last is None:
+            return []
+        problems = load_problems(folder / PROBLEMS)
+        return compare_coverage(problems, last, this, strategy=first_row["strategy"])
 
 
 class _Loader:

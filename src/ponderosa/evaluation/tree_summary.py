@@ -4,7 +4,7 @@ Pure. Problems are the unit of every share and every interval; the trees of a pr
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
@@ -15,7 +15,9 @@ from ponderosa.evaluation.summary import (
     Row,
     RowContext,
     build_row,
+    compare_values,
     compute_interval,
+    correct_family,
     name_slices,
 )
 from ponderosa.identity import derive_seed
@@ -23,6 +25,7 @@ from ponderosa.metrics import Interval
 from ponderosa.records import Cost, GradedTree, Problem, TreeEnd, Verdict
 
 SLICE_KEYS = ("operations", "level")
+COVERAGE = "coverage"
 
 Values = dict[str, float]
 """A metric's value of each problem, by problem id; problems that it says nothing of are left out."""
@@ -77,7 +80,7 @@ def summarise_trees(
         "extra_simulations": sum(max(0, tree.num_simulations - simulations) for tree in trees),
         "ends": dict(Counter(tree.end for tree in trees).most_common()),
         "reasons": dict(Counter(verdict.reason for tree in trees for verdict in tree.verdicts).most_common()),
-        **{metric: list_slices(metric) for metric in ("coverage", "coverage_without_extra")},
+        **{metric: list_slices(metric) for metric in (COVERAGE, "coverage_without_extra")},
         "false_positives": false_positives,
     }
 
@@ -106,6 +109,22 @@ def build_tree_rows(
     return [*rows, {**rows[0], "metric": "occupancy", "value": occupancy, "low": None, "high": None}]
 
 
+def compare_coverage(
+    problems: Sequence[Problem], a: tuple[str, Set[str]], b: tuple[str, Set[str]], *, strategy: str
+) -> list[Row]:
+    """Paired tests of two searches of the same problems, one row for each slice, all of them one Holm family.
+
+    a, b: a search's name and the ids of the problems that it solved. strategy: of `b`.
+    """
+    tests: list[Row] = []
+    for name, ids in name_slices(problems, SLICE_KEYS).items():
+        values_a, values_b = ([float(id in solved) for id in ids] for _, solved in (a, b))
+        test = {"suite": b[0], "slice": name, "strategy": strategy, "metric": COVERAGE, "a": a[0], "b": b[0]}
+        seed = derive_seed("paired", name, COVERAGE, a[0], b[0])
+        tests.append({**test, **compare_values(values_a, values_b, seed=seed)})
+    return correct_family(tests)
+
+
 def compute_values(
     problems: Sequence[Problem], trees: Sequence[SearchedTree], simulations: int
 ) -> dict[str, Values]:
@@ -124,7 +143,7 @@ def compute_values(
     }
     asked = {id: _list_asked(mine) for id, mine in searched.items()}
     values = {
-        "coverage": {id: float(any(tree.is_solved for tree in mine)) for id, mine in searched.items()},
+        COVERAGE: {id: float(any(tree.is_solved for tree in mine)) for id, mine in searched.items()},
         "coverage_without_extra": {
             id: float(any(tree.is_solved for tree in mine)) for id, mine in plain.items()
         },

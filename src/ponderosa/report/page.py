@@ -97,7 +97,8 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "A round is a search, and the policies that were trained on its trees. Coverage: problems with a right solution "
             "in their trees. False positives: of a problem's right answers the share whose program is wrong on other "
             "numbers; these do not count as right. FLOP: of the search, or of training the policy. Brackets are 95% "
-            "intervals; over several training seeds, figures are means with the range of the seeds.",
+            "intervals; over several training seeds, figures are means with the range of the seeds. Tests are paired, against the "
+            "search before on the same problems.",
             render_rounds(run),
         ),
         (

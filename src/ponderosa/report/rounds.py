@@ -3,8 +3,8 @@
 A round is a search; its policies are the stages that were trained on its trees.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from ponderosa.report.figures import (
@@ -18,7 +18,7 @@ from ponderosa.report.figures import (
 )
 from ponderosa.report.html import Html, join, tag
 from ponderosa.report.numbers import MISSING, as_number, format_amount
-from ponderosa.report.results import get_metric
+from ponderosa.report.results import get_metric, render_test
 from ponderosa.report.run import Record, Run, as_list, as_record
 from ponderosa.report.table import ALL, list_headline_rows
 
@@ -29,7 +29,8 @@ WITHOUT_EXTRA = "coverage_without_extra"
 @dataclass(frozen=True, slots=True)
 class Line:
     """One share by slice: the coverage of a search, or the accuracy of a policy. tokens: computed for each problem.
-    flops: of the search, or of training the policy, at one seed."""
+    flops: of the search, or of training the policy, at one seed. tests: of a search against the one before it of the same
+    problems, by slice and seed."""
 
     name: str
     measured: str
@@ -38,6 +39,7 @@ class Line:
     tokens: Figure | None = None
     flops: float | None = None
     is_search: bool = False
+    tests: Mapping[str, Sequence[Record]] = field(default_factory=dict)
 
 
 def render_rounds(run: Run) -> Html | None:
@@ -63,12 +65,12 @@ def list_lines(run: Run, rows: Sequence[Record]) -> list[Line]:
         before = [] if searcher in shown else [searcher]
         shown.update(before)
         lines += [line for policy in before for line in _list_accuracy(policy, run, rows)]
-        lines += _list_coverage(search, mine)
+        lines += _list_coverage(search, mine, run)
         lines += [line for policy in policies for line in _list_accuracy(policy, run, rows)]
     return lines
 
 
-def _list_coverage(search: str, rows: Sequence[Record]) -> list[Line]:
+def _list_coverage(search: str, rows: Sequence[Record], run: Run) -> list[Line]:
     """What the search solved; without extra simulations too, where these solved anything."""
     policy, judge = (rows[0].get(key) for key in ("stage", "reward_model"))
     whole, plain = read_slices(rows, COVERAGE), read_slices(rows, WITHOUT_EXTRA)
@@ -80,8 +82,17 @@ def _list_coverage(search: str, rows: Sequence[Record]) -> list[Line]:
         tokens=read_slices(rows, "mean_computed_tokens").get(ALL),
         flops=_average_cost(rows, "eval_flops"),
         is_search=True,
+        tests=_list_tests(search, run, arm=str(rows[0].get("arm", ""))),
     )
     return [line, *([Line("", "without extra simulations", plain)] if plain and plain != whole else [])]
+
+
+def _list_tests(search: str, run: Run, *, arm: str) -> dict[str, list[Record]]:
+    tests: dict[str, list[Record]] = {}
+    for test in run.tests:
+        if (test.get("metric"), test.get("b"), str(test.get("arm", ""))) == (COVERAGE, search, arm):
+            tests.setdefault(str(test.get("slice")), []).append(test)
+    return tests
 
 
 def _list_accuracy(policy: str, run: Run, rows: Sequence[Record]) -> list[Line]:
@@ -127,24 +138,42 @@ def _render_arm(arm: str, lines: Sequence[Line]) -> Html:
 
 
 def _render_table(lines: Sequence[Line], key: str) -> Html:
-    """A row for each line, a column for each slice."""
+    """A row for each line, and one for the tests of a search; a column for each slice."""
     values = sort_values([line.by_slice for line in lines], key)
     columns = ("stage", "", "all", *(f"{key} {value}" for value in values))
     columns += ("false positives", "tokens a problem", "FLOP")
+    slices = [ALL, *(f"{key}={value}" for value in values)]
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
     body = [
-        tag(
-            "tr",
-            tag("td", tag("b", line.name)),
-            tag("td", line.measured),
-            [
-                render_share(line.by_slice.get(name))
-                for name in (ALL, *(f"{key}={value}" for value in values))
-            ],
-            render_share(line.false_positives),
-            tag("td", MISSING if line.tokens is None else format_amount(line.tokens.value)),
-            tag("td", format_amount(line.flops)),
-        )
+        [_render_line(line, slices), _render_tests(line.tests, slices) if line.tests else None]
         for line in lines
     ]
     return tag("div", tag("table", head, tag("tbody", body), class_="numbers"), class_="scroll")
+
+
+def _render_line(line: Line, slices: Sequence[str]) -> Html:
+    return tag(
+        "tr",
+        tag("td", tag("b", line.name)),
+        tag("td", line.measured),
+        [render_share(line.by_slice.get(name)) for name in slices],
+        render_share(line.false_positives),
+        tag("td", MISSING if line.tokens is None else format_amount(line.tokens.value)),
+        tag("td", format_amount(line.flops)),
+    )
+
+
+def _render_tests(tests: Mapping[str, Sequence[Record]], slices: Sequence[str]) -> Html:
+    """Under each share what it gained, by a test for each seed."""
+    against = next(iter(tests.values()))[0].get("a")
+    cells = [
+        tag(
+            "td", [tag("div", render_test(test, _name_seed(test))) for test in tests.get(name, ())] or MISSING
+        )
+        for name in slices
+    ]
+    return tag("tr", tag("td"), tag("td", f"against {against}"), cells, [tag("td")] * 3)
+
+
+def _name_seed(test: Record) -> str:
+    return f"seed {test['seed']}" if "seed" in test else ""

@@ -60,6 +60,11 @@ def load_trajectories(folder: Path) -> list[Trajectory]:
     return [trajectory for graded in iterate_trees(folder) for trajectory in list_trajectories(graded)]
 
 
+def load_solved(folder: Path) -> frozenset[str]:
+    """The ids of the problems with a right solution."""
+    return frozenset(row["problem_id"] for row in read_table(folder / VERDICTS) if row["correct"])
+
+
 def describe_tree(number: int, tree: Tree) -> dict[str, Any]:
     """A tree's row: all but its nodes."""
     values = {field.name: getattr(tree, field.name) for field in fields(Tree) if field.name != "nodes"}
