@@ -14,9 +14,9 @@ from ponderosa.search.voting import compute_vote_weight, elect, select_best
 AnswerBy = Literal["score", "vote", "weighted_vote"]
 ANSWER_BY: AnswerBy = Field(
     "score",
-    description="`score`: the solution with the highest score; `vote`: the answer of most solutions; `weighted_vote`: the "
-    "answer with the largest sum of (1 + score) / 2. Without a reward model, `vote`, or else weighted by how often the policy "
-    "goes each solution's way",
+    description="`score`: the solution with the highest score; `vote`: the answer of most solutions; `weighted_vote`: "
+    "the answer with the largest sum of (1 + score) / 2. Without a reward model, `vote`, or else weighted by how often "
+    "the policy goes each solution's way",
 )
 """The field of a strategy's configuration."""
 
