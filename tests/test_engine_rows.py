@@ -63,18 +63,6 @@ def test_what_is_shared_is_a_common_prefix(prompts: list[list[int]]) -> None:
             rows.release(placement.row, is_over=len(prompt) % 2 == 0)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=40))
-def test_moves_bring_the_active_rows_to_the_front(is_active: list[bool]) -> None:
-    rows = RowTable(len(is_active), 8)
-    rows.is_active[:] = is_active
-    rows.tokens[:, 0] = np.arange(len(is_active))
-    moves = rows.plan_moves()
-    for idle, active in moves:
-        rows.swap(idle, active)
-    assert not moves or rows.extent == sum(is_active)
-    assert sorted(rows.tokens[rows.is_active, 0].tolist()) == np.flatnonzero(is_active).tolist()
-
-
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 900), st.booleans()), max_size=30))
 def test_prefill_batches_hold_every_span_once_and_keep_the_sides_apart(
     shapes: list[tuple[int, int, bool]],

@@ -1,124 +1,48 @@
-"""Attention over a preallocated key/value cache, plugged into transformers' attention interface.
+"""Attention over paged keys and values, plugged into transformers' attention interface.
 
 A model that looks its attention up in `ALL_ATTENTION_FUNCTIONS` and hands its keyword arguments down calls
 `attend`; everything else about the model stays as transformers wrote it. Registering no mask function of that
 name makes transformers skip its own mask building.
 
-Shapes: S cache rows, R rows in this pass, H query heads, K key/value heads, D head width, L new tokens per row,
-C columns of the cache, T columns in use. Keys lie transposed, [S, K, D, C], so that both products of a decode
-step are plain batched matrix products over memory that is read once, in order.
+Shapes: R rows in this pass, H query heads, K key/value heads, D head width, L new tokens per row, N pages read of
+each row, B tokens a page.
 
 Left out: attention sinks, and any state beside keys and values. The engine's probe refuses models with those.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ponderosa.engines.kv_pages import KVPages
+from ponderosa.engines.page_table import PAGE_TOKENS
+
 ATTENTION_NAME = "ponderosa_cache"
-WIDTH_BUCKET = 16
-"""Attention reads a multiple of this many columns, so that kernels are prepared for few shapes."""
 MAX_SCORES = 1 << 24
 """Attention scores held at once, in elements; longer prefills go through in blocks of queries."""
 
 
-class KVCache:
-    """Keys [S, K, D, C] and values [S, K, C, D] by layer, allocated when a layer first stores something.
+class Attention(Protocol):
+    """How the rows of a pass read their pages."""
 
-    C grows with the longest row. The last column, `trash`, takes what must not be kept. Unused columns are zero:
-    hidden, they must still be finite.
-    """
-
-    def __init__(self, num_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self.num_rows = num_rows
-        self.dtype, self.device = dtype, device
-        self.num_columns = 0
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-
-    @property
-    def trash(self) -> int:
-        return self.num_columns - 1
-
-    def reserve(self, num_tokens: int) -> None:
-        """Make room for rows of this many tokens."""
-        if num_tokens < self.num_columns:
-            return
-        more = compute_columns(num_tokens) - self.num_columns
-        self.num_columns += more
-        self.keys = {layer: pad(keys, (0, more)) for layer, keys in self.keys.items()}
-        self.values = {layer: pad(values, (0, 0, 0, more)) for layer, values in self.values.items()}
-
-    def clear(self) -> None:
-        """Give the memory back."""
-        self.num_columns = 0
-        self.keys.clear()
-        self.values.clear()
-
-    def compute_width(self, num_tokens: int) -> int:
-        """How many columns to read for rows of this many tokens.
-
-        On a CPU, products of half-width types copy any operand that is not one dense block: read all of it.
-        """
-        if self.device.type == "cpu" and self.dtype != torch.float32:
-            return self.num_columns
-        return min(-(-num_tokens // WIDTH_BUCKET) * WIDTH_BUCKET, self.num_columns)
-
-    def find_layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The cached keys and values of a layer, shaped after its new ones [R, K, L, D]."""
-        if layer not in self.keys:
-            rows, heads, columns = self.num_rows, key.shape[1], self.num_columns
-            self.keys[layer] = self._allocate(rows, heads, key.shape[3], columns)
-            self.values[layer] = self._allocate(rows, heads, columns, value.shape[3])
-        return self.keys[layer], self.values[layer]
-
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Give the target row the first `count` columns of the source row."""
-        for keys, values in self._layers():
-            keys[target, :, :, :count] = keys[source, :, :, :count]
-            values[target, :, :count] = values[source, :, :count]
-
-    def swap(self, first: int, second: int, count: int) -> None:
-        """Exchange the first `count` columns of two rows."""
-        pair, riap = [first, second], [second, first]
-        for keys, values in self._layers():
-            keys[pair, :, :, :count] = keys[riap, :, :, :count]
-            values[pair, :, :count] = values[riap, :, :count]
-
-    def _allocate(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
-
-    def _layers(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.keys.values(), self.values.values(), strict=True)
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, *, window: int | None, softcap: float | None
+    ) -> Tensor:
+        """Scaled query [R, H, L, D] over all pages of a layer -> [R, L, H, D]."""
+        ...
 
 
-def compute_columns(num_tokens: int) -> int:
-    """Columns for rows of this many tokens: one to spare, in steps of 64, and never a power-of-two stride."""
-    return max(0, num_tokens - 16) // 64 * 64 + 80
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CachePass:
-    """One forward pass: which cache rows its batch is, and where its tokens stand in them.
+    """One forward pass: the page of each new token and its place there, both [R, L], and how all pages are read."""
 
-    rows: a slice of rows (read in place) or their indices [R] (gathered).
-    row_index: indices of those rows [R, 1]. positions: of each new token in its row [R, L].
-    columns: where each token's key and value are written [R, L]: its position, or the trash.
-    width: T, columns attended to.
-    """
-
-    cache: KVCache
-    rows: slice | Tensor
-    row_index: Tensor
-    positions: Tensor
-    columns: Tensor
-    width: int
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    cache: KVPages
+    pages: Tensor
+    places: Tensor
+    attention: Attention
 
     def attend(
         self,
@@ -132,23 +56,44 @@ class CachePass:
         softcap: float | None,
     ) -> Tensor:
         """Store the new keys and values, attend to all of the row. query [R, H, L, D] -> [R, L, H, D]."""
-        all_keys, all_values = self.cache.find_layer(layer, key, value)
-        all_keys[self.row_index, :, :, self.columns] = key.transpose(1, 2)
-        all_values[self.row_index, :, self.columns] = value.transpose(1, 2)
-        keys = all_keys[self.rows, :, :, : self.width]
-        values = all_values[self.rows, :, : self.width]
-        mask = self._mask(window, query.dtype)
-        block = max(1, MAX_SCORES // (query.shape[0] * query.shape[1] * self.width))
-        if query.shape[2] <= block:
-            return _attend_block(query * scaling, keys, values, mask, softcap)
-        parts = zip(torch.split(query * scaling, block, dim=2), torch.split(mask, block, dim=3), strict=True)
-        return torch.cat([_attend_block(part, keys, values, rows, softcap) for part, rows in parts], dim=1)
+        keys, values = self.cache.find_layer(layer, key, value)
+        keys[self.pages, :, :, self.places] = key.transpose(1, 2)
+        values[self.pages, :, self.places] = value.transpose(1, 2)
+        return self.attention.attend(query * scaling, keys, values, window=window, softcap=softcap)
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+
+@dataclass(frozen=True, slots=True)
+class RowAttention:
+    """Attention of new tokens at positions [R, L] over a copy of each row's pages [R, N], laid end to end."""
+
+    pages: Tensor
+    positions: Tensor
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, *, window: int | None, softcap: float | None
+    ) -> Tensor:
+        """Scaled query [R, H, L, D] over all pages of a layer -> [R, L, H, D]."""
+        rows, num_pages = self.pages.shape
+        listed = self.pages.flatten()
+        width = num_pages * PAGE_TOKENS
+        keys, values = (
+            pages.index_select(0, listed).view(rows, num_pages, *pages.shape[1:]) for pages in (keys, values)
+        )
+        keys_RKDT, values_RKTD = keys.permute(0, 2, 3, 1, 4).flatten(3), values.transpose(1, 2).flatten(2, 3)
+        mask = self._mask(width, window, query.dtype)
+        block = max(1, MAX_SCORES // (rows * query.shape[1] * width))
+        if query.shape[2] <= block:
+            return _attend_block(query, keys_RKDT, values_RKTD, mask, softcap)
+        parts = zip(torch.split(query, block, dim=2), torch.split(mask, block, dim=3), strict=True)
+        blocks = [_attend_block(part, keys_RKDT, values_RKTD, rows, softcap) for part, rows in parts]
+        return torch.cat(blocks, dim=1)
+
+    def _mask(self, width: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """0 where a token may look and -inf where not, [R, 1, 1, L, T]; built once a pass and window."""
-        window = None if window is not None and window >= self.width else window
+        window = None if window is not None and window >= width else window
         if window not in self._masks:
-            columns = torch.arange(self.width, device=self.positions.device)
+            columns = torch.arange(width, device=self.positions.device)
             last = self.positions[:, None, None, :, None]
             hidden = columns > last
             if window is not None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ponderosa.engines.attention import ATTENTION_NAME, CachePass, KVCache
+from ponderosa.engines.attention import ATTENTION_NAME, CachePass, RowAttention
+from ponderosa.engines.kv_pages import KVPages
 from ponderosa.errors import DataError
 from ponderosa.ledger import compute_forward_flops, count_matrix_parameters
 
@@ -116,19 +117,19 @@ def run_hidden_states(
     return states
 
 
-def _probe(model: PreTrainedModel, name: str, run: Run) -> KVCache:
+def _probe(model: PreTrainedModel, name: str, run: Run) -> KVPages:
     """A cache that has seen every layer, after checking that what the model says of a token that follows others in
     the cache is what it says of it after all of them."""
     device = model.device
     ids = torch.arange(1, PROBE_LENGTH + 1, device=device)[None] % model.config.get_text_config().vocab_size
     positions = torch.arange(PROBE_LENGTH, device=device)[None]
-    row = torch.zeros(1, 1, dtype=torch.long, device=device)
-    cache = KVCache(1, dtype=model.dtype, device=device)
-    cache.reserve(PROBE_LENGTH)
+    pages = torch.ones_like(positions)
+    cache = KVPages(dtype=model.dtype, device=device)
+    cache.reserve(2)
     with borrow_model(model):
         for part in (slice(0, PROBE_LENGTH - 1), slice(PROBE_LENGTH - 1, PROBE_LENGTH)):
             where = positions[:, part]
-            cache_pass = CachePass(cache, slice(0, 1), row, where, where, PROBE_LENGTH)
+            cache_pass = CachePass(cache, pages[:, part], where, RowAttention(pages[:, :1], where))
             try:
                 cached = run(model, ids[:, part], where, cache_pass)[:, -1]
             except TypeError as error:

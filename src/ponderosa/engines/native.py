@@ -3,7 +3,8 @@
 Enter: requests of token ids. Leave: generations of token ids, with both log-probabilities. One tick admits
 waiting requests into free cache rows, computes what is new in their prompts, and feeds every active row one
 token. The last prompt token is fed by the decode step itself, so n samples of one prompt share all of its
-prefill, and a prompt that continues a finished request computes only what was added.
+prefill, and a prompt that continues a finished request computes only what was added. What rows have in common at their
+beginning is held and read once.
 
 Results depend on the submitted requests and their order alone. Deliberately absent: beams, penalties,
 constrained decoding, more than one device.
@@ -19,11 +20,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ponderosa.engines.attention import CachePass, KVCache
+from ponderosa.engines.attention import CachePass
+from ponderosa.engines.kv_pages import KVPages
 from ponderosa.engines.model import borrow_model, copy_model, profile_model, run_logits
+from ponderosa.engines.paged_attention import PagedAttention
 from ponderosa.engines.prefill import Span
 from ponderosa.engines.prefix_cache import PrefixCache
-from ponderosa.engines.protocol import GREEDY, Codec, GenerateRequest, Generation, find_fault
+from ponderosa.engines.protocol import Codec, GenerateRequest, Generation, find_fault
+from ponderosa.engines.reading import PAGE_BUCKET, plan_reading
 from ponderosa.engines.rows import Placement, RequestRows
 from ponderosa.engines.sampling import compute_uniforms, draw_tokens
 from ponderosa.engines.stops import PieceTable, ends_with_stop
@@ -79,7 +83,7 @@ class NativeEngine:
             -(-(num_slots + (-(-num_slots // 4) if num_retained is None else num_retained)) // ROW_BUCKET)
             * ROW_BUCKET
         )
-        self._cache = KVCache(num_rows, dtype=self._model.dtype, device=self._model.device)
+        self._cache = KVPages(dtype=self._model.dtype, device=self._model.device)
         self._rows = RequestRows(num_rows, max_context)
         self._prefixes = PrefixCache(
             self._model,
@@ -127,7 +131,6 @@ class NativeEngine:
         with borrow_model(self._model):
             finished = self._admit()
             if self._jobs:
-                self._compact()
                 self._decode()
                 finished += self._harvest()
         return sorted(finished, key=lambda pair: pair[0])
@@ -158,63 +161,52 @@ class NativeEngine:
         self._prefixes.fill(placements)
         return refused
 
-    def _compact(self) -> None:
-        """Bring active rows together when many idle rows lie between them."""
-        for idle, active in self._rows.plan_moves():
-            count = int(max(self._rows.lengths[idle], self._rows.lengths[active]))
-            self._cache.swap(idle, active, count)
-            self._rows.swap(idle, active)
-            self._jobs[idle] = self._jobs.pop(active)
-
     def _decode(self) -> None:
         """Feed every active row its next token and draw the one after."""
         self._cross_threshold()
-        extent = -(-self._rows.extent // ROW_BUCKET) * ROW_BUCKET
-        sides = self._rows.is_long[:extent][self._rows.is_active[:extent]]
-        if sides.all() or not sides.any():
-            self._decode_rows(np.arange(extent), slice(0, extent))
-        else:
-            for side in (False, True):
-                rows = np.flatnonzero(self._rows.is_active & (self._rows.is_long == side))
-                self._decode_rows(rows, self._to_device(rows))
+        table = self._rows
+        rows = np.flatnonzero(table.is_active)
+        for row in rows[table.pages.find(rows, table.lengths[rows])[0] == 0].tolist():
+            table.pages.hold(row, int(table.lengths[row]) + 1)
+        self._cache.reserve(table.pages.num_pages + PAGE_BUCKET)
+        self._cache.move(*table.pages.arrange(table.is_active))
+        for side in (False, True):
+            rows = np.flatnonzero(table.is_active & (table.is_long == side))
+            if len(rows):
+                self._decode_rows(rows)
         self._busy_slot_steps += len(self._jobs)
         self._slot_steps += self.num_slots
 
-    def _decode_rows(self, rows: npt.NDArray[np.int64], where: slice | Tensor) -> None:
+    def _decode_rows(self, rows: npt.NDArray[np.int64]) -> None:
         """One token for each of these rows, which are all on one side of a LongRoPE threshold."""
         table = self._rows
-        active = table.is_active[rows]
-        fed_at = table.lengths[rows]
-        num_tokens = int(fed_at[active].max()) + 1
-        self._cache.reserve(num_tokens)
-        width = self._cache.compute_width(num_tokens)
-        columns = self._to_device(fed_at)[:, None]
-        positions = self._to_device(np.where(active, fed_at, 0))[:, None]
-        token_ids = self._to_device(table.tokens[rows, fed_at])[:, None]
-        index = self._to_device(rows)[:, None]
-        cache_pass = CachePass(self._cache, where, index, positions, columns, width)
+        padded = np.resize(rows, -(-len(rows) // ROW_BUCKET) * ROW_BUCKET)
+        is_padding = np.arange(len(padded)) >= len(rows)
+        fed_at = table.lengths[padded]
+        newest = np.where(is_padding, -1, fed_at)
+        reading = plan_reading(table.pages.ids[padded], newest, table.pages.shared_end)
+        attention = PagedAttention(reading, self._to_device(newest))
+        pages, places = table.pages.find(padded, fed_at)
+        pages[is_padding] = 0
+        cache_pass = CachePass(
+            self._cache, self._to_device(pages)[:, None], self._to_device(places)[:, None], attention
+        )
+        token_ids = self._to_device(table.tokens[padded, fed_at])[:, None]
         with self._prefixes.linears.lend():
-            logits = run_logits(self._model, token_ids, positions, cache_pass)[:, -1]
-        self._draw(logits, rows, fed_at, active)
+            logits = run_logits(self._model, token_ids, self._to_device(fed_at)[:, None], cache_pass)
+        self._draw(logits[: len(rows), -1], rows)
 
-    def _draw(
-        self,
-        logits: Tensor,
-        rows: npt.NDArray[np.int64],
-        fed_at: npt.NDArray[np.int64],
-        active: npt.NDArray[np.bool_],
-    ) -> None:
-        """Draw the tokens that follow and note them; what idle rows draw is dropped."""
+    def _draw(self, logits: Tensor, rows: npt.NDArray[np.int64]) -> None:
+        """Draw the tokens that follow and note them."""
         table = self._rows
-        jobs = (self._jobs.get(row) for row in rows.tolist())
-        samplings = [GREEDY if job is None else job.request.sampling for job in jobs]
-        steps = np.maximum(fed_at + 1 - table.starts[rows], 0).astype(np.uint64)
+        samplings = [self._jobs[row].request.sampling for row in rows.tolist()]
+        after = table.lengths[rows] + 1
+        steps = (after - table.starts[rows]).astype(np.uint64)
         draw = draw_tokens(logits, samplings, compute_uniforms(table.seeds[rows], steps))
-        busy, after = rows[active], fed_at[active] + 1
-        table.tokens[busy, after] = draw.tokens[active]
-        table.model_logprobs[busy, after] = draw.model_logprobs[active]
-        table.sampling_logprobs[busy, after] = draw.sampling_logprobs[active]
-        table.lengths[busy] = after
+        table.tokens[rows, after] = draw.tokens
+        table.model_logprobs[rows, after] = draw.model_logprobs
+        table.sampling_logprobs[rows, after] = draw.sampling_logprobs
+        table.lengths[rows] = after
 
     def _cross_threshold(self) -> None:
         """Rows about to grow past the LongRoPE threshold are computed again under the long factors."""
@@ -225,6 +217,9 @@ class NativeEngine:
         crossing = table.is_active & ~table.is_long & (table.lengths + 1 > threshold)
         rows = np.flatnonzero(crossing).tolist()
         table.is_long[rows] = True
+        for row in rows:
+            table.pages.drop(row)
+            table.pages.hold(row, int(table.lengths[row]))
         self._prefixes.compute([Span(row, 0, int(table.lengths[row]), True) for row in rows])
         for row in rows:
             self._jobs[row].prefill_tokens += int(table.lengths[row])

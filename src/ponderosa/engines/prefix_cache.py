@@ -1,4 +1,4 @@
-"""Sequences in cache rows: what is known of them is copied, the rest computed in few passes.
+"""Sequences in cache rows: what is known of them is taken over, the rest computed in few passes.
 
 The part of the native engine that generating and scoring share. Enter: token ids. Left behind: their keys and values,
 and whatever the owner's `forward` notes of each pass.
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ponderosa.engines.attention import CachePass, KVCache
+from ponderosa.engines.attention import CachePass, RowAttention
+from ponderosa.engines.kv_pages import KVPages
 from ponderosa.engines.linear import PackedLinears
+from ponderosa.engines.page_table import count_pages
 from ponderosa.engines.prefill import Span, build_grid, plan_prefill
 from ponderosa.engines.rows import Placement, RowTable
 
@@ -35,7 +37,7 @@ class PrefixCache:
         self,
         model: PreTrainedModel,
         rows: RowTable,
-        cache: KVCache,
+        cache: KVPages,
         forward: Forward,
         *,
         long_rope_after: int | None,
@@ -57,28 +59,31 @@ class PrefixCache:
         self.linears.forget()
 
     def fill(self, placements: Sequence[Placement]) -> None:
-        """Copy shared prefixes and compute the rest, in rounds: a prefix is complete before it is copied."""
+        """Complete shared prefixes and compute the rest, in rounds: a page is complete before it is copied."""
+        self._cache.reserve(self._rows.pages.num_pages)
         for stage in range(max((placement.stage for placement in placements), default=-1) + 1):
             ready = [placement for placement in placements if placement.stage == stage]
+            # One by one: a page that is copied may be the copy of another, or be given to somebody else next.
             for placement in ready:
-                if placement.source != placement.row:
-                    self._cache.copy(placement.source, placement.row, placement.shared)
+                if placement.copied is not None:
+                    self._cache.copy(*placement.copied)
             self.compute([Span(p.row, p.shared, p.length, bool(self._rows.is_long[p.row])) for p in ready])
         self._rows.stage[:] = 0
 
     def compute(self, spans: Sequence[Span]) -> None:
         """Compute the keys and values of spans."""
-        self._cache.reserve(max((span.end for span in spans), default=0) + 1)
+        table = self._rows.pages
+        self._cache.reserve(table.num_pages)
         for batch in plan_prefill(spans):
             grid = build_grid(
-                batch, self._rows.tokens, trash=self._cache.trash, long_rope_after=self.long_rope_after
+                batch, self._rows.tokens, trash=table.trash, long_rope_after=self.long_rope_after
             )
-            rows = self._to_device(np.array([span.row for span in batch]))
-            width = self._cache.compute_width(max(span.end for span in batch))
+            rows = np.array([span.row for span in batch])
+            num_read = count_pages(max(span.end for span in batch))
             positions = self._to_device(grid.positions)
-            cache_pass = CachePass(
-                self._cache, rows, rows[:, None], positions, self._to_device(grid.columns), width
-            )
+            attention = RowAttention(self._to_device(table.ids[rows, :num_read]), positions)
+            pages, places = table.find(rows[:, None], grid.columns)
+            cache_pass = CachePass(self._cache, self._to_device(pages), self._to_device(places), attention)
             is_large = grid.token_ids.size >= MIN_PACKED
             with self.linears.lend() if is_large else nullcontext():
                 self._forward(self._to_device(grid.token_ids), positions, cache_pass)

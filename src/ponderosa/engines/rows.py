@@ -1,10 +1,8 @@
 """Who sits in which cache row, and which rows hold a prefix worth taking over. No torch.
 
 A row is active (somebody needs it now), retained (its tokens may begin another sequence) or empty.
-`tokens[row, :lengths[row]]` have their keys and values in the cache. In an engine a row is active while its request
-runs, and `tokens[row, lengths[row]]` is the token to feed next. Rows 0 .. extent - 1 take part in a decode step, so
-that the step reads the cache in place; inactive rows among them are computed and thrown away, and moved out of the
-way when they become many.
+`tokens[row, :lengths[row]]` have their keys and values in the cache, in the row's pages. In an engine a row is active
+while its request runs, and `tokens[row, lengths[row]]` is the token to feed next.
 """
 
 from collections.abc import Sequence
@@ -13,20 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ponderosa.engines.page_table import PageTable
+
 MIN_SHARED = 8
-"""Fewer common tokens than this are not worth copying."""
+"""Fewer common tokens than this are not worth taking over."""
 SHARED_BUCKET = 16
 """Common prefixes are compared in buckets, so that a few accidental tokens more do not chain prefills."""
-MAX_IDLE_FRAC = 0.125
-"""Share of inactive rows a decode step puts up with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a sequence goes and what it takes over.
 
-    shared: of its `length` tokens, those already known, copied from `source` (nothing to copy if source == row).
-    stage: how many rounds of prefill must run before the source is complete.
+    shared: of its `length` tokens, those already known. copied: a page to copy and where to, for those of them that do
+    not fill one. stage: how many rounds of prefill must run before the source is complete.
     """
 
     row: int
@@ -34,6 +32,7 @@ class Placement:
     shared: int
     length: int
     stage: int
+    copied: tuple[int, int] | None = None
 
 
 class RowTable:
@@ -46,24 +45,20 @@ class RowTable:
         self.is_long: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
         self.last_used: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
         self.stage: npt.NDArray[np.int64] = np.zeros(num_rows, dtype=np.int64)
+        self.pages = PageTable(num_rows, columns)
         self._clock = 0
-
-    @property
-    def extent(self) -> int:
-        """One more than the last active row."""
-        active = np.flatnonzero(self.is_active)
-        return int(active[-1]) + 1 if len(active) else 0
 
     def forget(self) -> None:
         """Empty every retained row."""
         self.lengths[~self.is_active] = 0
         self.last_used[~self.is_active] = 0
+        self.pages.forget(~self.is_active)
 
     def place(self, token_ids: Sequence[int], *, is_long: bool, is_read_only: bool = False) -> Placement:
         """Give a sequence the row it is cheapest to compute in, and mark that active.
 
-        A retained row that it continues is taken over; else the least useful inactive row is, and the longest known
-        prefix is copied into it. Nothing will be written behind a read-only sequence: where it is known whole, the
+        A retained row that it continues is taken over; else the least useful inactive row is, and begins with the pages
+        of the longest known prefix. Nothing will be written behind a read-only sequence: where it is known whole, the
         row that holds it will do, even one that goes on or that another uses.
         """
         ids = np.asarray(token_ids, dtype=np.int64)
@@ -75,32 +70,19 @@ class RowTable:
             return Placement(source, source, shared, length, stage)
         continues = shared and not self.is_active[source] and shared == self.lengths[source]
         row = source if continues else self._pick_row()
+        copied = None if continues else self.pages.share(source, row, shared)
+        self.pages.hold(row, length)
         self.tokens[row, :length] = ids
         self.lengths[row] = length
         self.is_active[row], self.is_long[row] = True, is_long
         self.stage[row] = stage + (shared < length)
-        return Placement(row, source if shared else row, shared, length, stage)
+        return Placement(row, source if shared else row, shared, length, stage, copied)
 
     def release(self, row: int, *, is_over: bool) -> None:
         """Nobody needs a row any more. `is_over`: nothing will continue it, so reuse the row first."""
         self.is_active[row] = False
         self._clock += 1
         self.last_used[row] = 0 if is_over else self._clock
-
-    def plan_moves(self) -> list[tuple[int, int]]:
-        """Pairs (idle row, active row behind it) to exchange; none while few rows of the extent are idle."""
-        extent = self.extent
-        num_active = int(self.is_active.sum())
-        if extent - num_active <= MAX_IDLE_FRAC * extent:
-            return []
-        idle = np.flatnonzero(~self.is_active[:num_active]).tolist()
-        behind = np.flatnonzero(self.is_active[num_active:]) + num_active
-        return list(zip(idle, behind.tolist(), strict=True))
-
-    def swap(self, first: int, second: int) -> None:
-        """Exchange two rows."""
-        for facts in (value for value in vars(self).values() if isinstance(value, np.ndarray)):
-            facts[[first, second]] = facts[[second, first]]
 
     def _pick_row(self) -> int:
         """The inactive row that is least worth keeping: empty or over, else least recently used."""

@@ -10,13 +10,16 @@ Judgements depend on what else is scored by rounding alone. Deliberately absent:
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from ponderosa.engines.attention import CachePass, KVCache
+from ponderosa.engines.attention import CachePass
+from ponderosa.engines.kv_pages import KVPages
 from ponderosa.engines.model import borrow_model, profile_model, run_hidden_states
+from ponderosa.engines.page_table import PAGE_TOKENS
 from ponderosa.engines.prefix_cache import PrefixCache
 from ponderosa.engines.protocol import Scored
 from ponderosa.engines.rows import RowTable
@@ -24,24 +27,24 @@ from ponderosa.errors import ConfigError
 from ponderosa.reward_model_directory import Calibration
 
 
-class ScoreCache(KVCache):
-    """Keys and values, and the raw score read at each token, [S, C]."""
+class ScorePages(KVPages):
+    """Keys and values, and the raw score read at each token, [P, PAGE_TOKENS]."""
 
-    def __init__(self, num_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(num_rows, dtype=dtype, device=device)
-        self.scores = torch.zeros(num_rows, 0, device=device)
+    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(dtype=dtype, device=device)
+        self.scores = torch.zeros(0, PAGE_TOKENS, device=device)
 
-    def reserve(self, num_tokens: int) -> None:
-        super().reserve(num_tokens)
-        self.scores = pad(self.scores, (0, self.num_columns - self.scores.shape[1]))
+    def reserve(self, num_pages: int) -> None:
+        super().reserve(num_pages)
+        self.scores = pad(self.scores, (0, 0, 0, self.num_pages - len(self.scores)))
 
     def clear(self) -> None:
         super().clear()
-        self.scores = self.scores.new_zeros(self.num_rows, 0)
+        self.scores = self.scores.new_zeros(0, PAGE_TOKENS)
 
-    def copy(self, source: int, target: int, count: int) -> None:
-        super().copy(source, target, count)
-        self.scores[target, :count] = self.scores[source, :count]
+    def copy(self, source: int, target: int) -> None:
+        super().copy(source, target)
+        self.scores[target] = self.scores[source]
 
 
 class NativeScorer:
@@ -69,7 +72,7 @@ class NativeScorer:
         self.flops_per_token = profile.flops_per_token
         self._num_rows = num_rows
         self._rows = RowTable(num_rows, max_context)
-        self._cache = ScoreCache(num_rows, dtype=model.dtype, device=model.device)
+        self._cache = ScorePages(dtype=model.dtype, device=model.device)
         self._prefixes = PrefixCache(
             model, self._rows, self._cache, self._read_scores, long_rope_after=profile.long_rope_after
         )
@@ -102,7 +105,8 @@ class NativeScorer:
         ]
         self._prefixes.fill(placements)
         rows = [placement.row for placement in placements]
-        raw = self._cache.scores[rows, [placement.length - 1 for placement in placements]].tolist()
+        last = np.array([placement.length - 1 for placement in placements])
+        raw = self._cache.scores[self._rows.pages.find(np.array(rows), last)].tolist()
         for row in dict.fromkeys(rows):
             self._rows.release(row, is_over=False)
         return [
@@ -114,7 +118,7 @@ class NativeScorer:
         """Run new tokens and note the raw score at each."""
         states_RLD = run_hidden_states(self._model, token_ids_RL, positions_RL, cache_pass)
         scores_RL = self._model.score(states_RLD)[..., 0]
-        self._cache.scores[cache_pass.row_index, cache_pass.columns] = scores_RL.float()
+        self._cache.scores[cache_pass.pages, cache_pass.places] = scores_RL.float()
 
     def _check(self, sequence: Sequence[int]) -> None:
         if not sequence or not 0 <= min(sequence) <= max(sequence) < self._vocab_size:
