@@ -38,12 +38,21 @@ def build_table(num_tokens: list[int], shared: dict[int, tuple[int, int]]) -> Pa
 
 
 def list_read(reading: Reading, page_ids: IntArray) -> list[tuple[int, int, int]]:
-    """Every (row, page, position of its first token) that the parts read."""
-    found = []
+    """Every (row, page, place of the page in the row) that the parts read."""
+    results = []
     for part in reading.parts:
         pages = page_ids[part.pages] if isinstance(part.pages, slice) else part.pages
-        for slot, seat in zip(*(part.readers >= 0).nonzero(), strict=True):
-            found.append((int(part.readers[slot, seat]), int(pages[slot]), int(part.starts[slot])))
+        results += [
+            (row, page)
+            for page, rows in zip(pages.tolist(), part.readers.tolist(), strict=True)
+            for row in rows
+        ]
+    assert sum(row >= 0 for row, _ in results) == np.count_nonzero(~reading.is_padding)
+    found = []
+    for row, place in zip(*(~reading.is_padding).nonzero(), strict=True):
+        reader, page = results[reading.first[row, place] + reading.reader[row, place]]
+        assert reader == row
+        found.append((int(row), page, int(place)))
     return found
 
 
@@ -82,7 +91,8 @@ def test_reading_each_page_once_equals_reading_every_row_from_end_to_end(
     )
     newest = np.array([length - 1 for length in lengths] + [-1, -1])
     ids = np.pad(table.ids, ((0, 2), (0, 0)))
-    grouped = PagedAttention(plan_reading(ids, newest, table.shared_end), torch.from_numpy(newest))
+    grouped = PagedAttention(plan_reading(ids, newest, table.shared_end), keys.device)
+    grouped.advance(torch.from_numpy(newest))
     whole = RowAttention(torch.from_numpy(table.ids[:, :5]), torch.from_numpy(newest)[: len(lengths), None])
     read_once = grouped.attend(query, keys, values, window=window, softcap=softcap)
     expected = whole.attend(query[: len(lengths)], keys, values, window=window, softcap=softcap)
@@ -107,7 +117,7 @@ def test_every_row_reads_each_of_its_pages_once() -> None:
     newest = np.array(lengths) - 1
     reading = plan_reading(table.ids, newest, table.shared_end)
     expected = [
-        (row, int(table.ids[row, place]), place * PAGE_TOKENS)
+        (row, int(table.ids[row, place]), place)
         for row, length in enumerate(lengths)
         for place in range(count_pages(length))
     ]

@@ -93,14 +93,18 @@ class RowAttention:
         """0 where a token may look and -inf where not, [R, 1, 1, L, T]; built once a pass and window."""
         window = None if window is not None and window >= width else window
         if window not in self._masks:
-            columns = torch.arange(width, device=self.positions.device)
-            last = self.positions[:, None, None, :, None]
-            hidden = columns > last
-            if window is not None:
-                hidden |= columns <= last - window
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-            self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
+            mask = build_mask(self.positions, width, window, dtype)
+            self._masks[window] = mask[:, None, None]
         return self._masks[window]
+
+
+def build_mask(last: Tensor, width: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """0 where tokens at positions `last` [R, L] may look and -inf where not, [R, L, T]."""
+    columns = torch.arange(width, device=last.device)
+    hidden = columns > last[..., None]
+    if window is not None:
+        hidden |= columns <= last[..., None] - window
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
 
 
 def _attend_block(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, softcap: float | None) -> Tensor:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from ponderosa.engines.attention import CachePass
 from ponderosa.engines.kv_pages import KVPages
 from ponderosa.engines.model import borrow_model, copy_model, profile_model, run_logits
+from ponderosa.engines.page_table import PAGE_TOKENS
 from ponderosa.engines.paged_attention import PagedAttention
 from ponderosa.engines.prefill import Span
 from ponderosa.engines.prefix_cache import PrefixCache
@@ -95,6 +96,7 @@ class NativeEngine:
         self._waiting: deque[tuple[int, GenerateRequest]] = deque()
         self._jobs: dict[int, Job] = {}
         self._next_ticket = 0
+        self._planned: tuple[tuple[int, bytes, bytes], PagedAttention] | None = None
 
     @property
     def num_pending(self) -> int:
@@ -166,8 +168,7 @@ class NativeEngine:
         self._cross_threshold()
         table = self._rows
         rows = np.flatnonzero(table.is_active)
-        for row in rows[table.pages.find(rows, table.lengths[rows])[0] == 0].tolist():
-            table.pages.hold(row, int(table.lengths[row]) + 1)
+        table.pages.extend(rows, table.lengths[rows])
         self._cache.reserve(table.pages.num_pages + PAGE_BUCKET)
         self._cache.move(*table.pages.arrange(table.is_active))
         for side in (False, True):
@@ -184,8 +185,7 @@ class NativeEngine:
         is_padding = np.arange(len(padded)) >= len(rows)
         fed_at = table.lengths[padded]
         newest = np.where(is_padding, -1, fed_at)
-        reading = plan_reading(table.pages.ids[padded], newest, table.pages.shared_end)
-        attention = PagedAttention(reading, self._to_device(newest))
+        attention = self._plan_attention(table.pages.ids[padded], newest)
         pages, places = table.pages.find(padded, fed_at)
         pages[is_padding] = 0
         cache_pass = CachePass(
@@ -195,6 +195,17 @@ class NativeEngine:
         with self._prefixes.linears.lend():
             logits = run_logits(self._model, token_ids, self._to_device(fed_at)[:, None], cache_pass)
         self._draw(logits[: len(rows), -1], rows)
+
+    def _plan_attention(self, ids: npt.NDArray[np.int64], newest: npt.NDArray[np.int64]) -> PagedAttention:
+        """How rows read their pages; planned anew when a row comes, goes or begins a page."""
+        shared_end = self._rows.pages.shared_end
+        planned_for = (shared_end, ids.tobytes(), (newest // PAGE_TOKENS).tobytes())
+        if self._planned is None or self._planned[0] != planned_for:
+            reading = plan_reading(ids, newest, shared_end)
+            self._planned = planned_for, PagedAttention(reading, self._model.device)
+        attention = self._planned[1]
+        attention.advance(self._to_device(newest))
+        return attention
 
     def _draw(self, logits: Tensor, rows: npt.NDArray[np.int64]) -> None:
         """Draw the tokens that follow and note them."""

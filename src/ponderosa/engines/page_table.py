@@ -42,6 +42,12 @@ class PageTable:
         if wanted > held:
             self.ids[row, held:wanted] = self._take(wanted - held)
 
+    def extend(self, rows: IntArray, positions: IntArray) -> None:
+        """Give rows that hold pages for all tokens before these positions one for that token, if they lack it."""
+        places = positions // PAGE_TOKENS
+        is_lacking = self.ids[rows, places] == 0
+        self.ids[rows[is_lacking], places[is_lacking]] = self._take(int(np.count_nonzero(is_lacking)))
+
     def share(self, source: int, row: int, num_tokens: int) -> tuple[int, int] | None:
         """Let a row begin as another does (or itself), with the pages that this many tokens fill.
 

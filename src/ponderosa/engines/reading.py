@@ -24,14 +24,11 @@ COPY_COST = 12
 class Part:
     """Pages read in one product: a slice of them in place, or copies of those listed.
 
-    readers: the rows of the step that read each page [n, M], -1 for none. starts: the position in its row of each
-    page's first token [n]. is_past: nothing in these pages comes after a reader's newest token.
+    readers: the rows of the step that read each page [n, M], -1 for none.
     """
 
     pages: slice | IntArray
     readers: IntArray
-    starts: IntArray
-    is_past: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +60,15 @@ def plan_reading(ids: IntArray, newest: IntArray, shared_end: int) -> Reading:
     parts: list[Part] = []
     num_results = 0
     first, reader, num_readers = np.zeros((3, *is_read.shape), dtype=np.int64)
-    for source, shape, is_past, entries, slot, seat in (
-        (slice(shared_end, shared_end + num_own), (num_own, 1), False, own, pages[own] - shared_end, 0),
-        (slice(1, 1 + num_kept), (num_kept, num_seats), True, kept, pages[kept] - 1, seats[copy == 0]),
-        (copies % shared_end, (len(copies), num_seats), True, copied, slots, seats[copy > 0]),
+    for source, shape, entries, slot, seat in (
+        (slice(shared_end, shared_end + num_own), (num_own, 1), own, pages[own] - shared_end, 0),
+        (slice(1, 1 + num_kept), (num_kept, num_seats), kept, pages[kept] - 1, seats[copy == 0]),
+        (copies % shared_end, (len(copies), num_seats), copied, slots, seats[copy > 0]),
     ):
         if not len(entries):
             continue
-        part = Part(source, np.full(shape, -1), np.zeros(shape[0], dtype=np.int64), is_past)
+        part = Part(source, np.full(shape, -1))
         part.readers[slot, seat] = rows[entries]
-        part.starts[slot] = places[entries] * PAGE_TOKENS
         parts.append(part)
         at = rows[entries], places[entries]
         first[at], reader[at], num_readers[at] = num_results + slot * shape[1], seat, shape[1]
