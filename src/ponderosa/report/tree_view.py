@@ -38,7 +38,10 @@ def find_ending(shown: ShownTree, place: int) -> Ending | None:
         return Ending("right", spell_line(node.answer or ""))
     if node.answer is None:
         return Ending("dead", _say_why_dead(node))
-    return Ending("ended" if verdict is None else "wrong", spell_line(node.answer))
+    if verdict is None:
+        return Ending("ended", spell_line(node.answer))
+    by_other_numbers = ", right on these numbers only" if verdict.reason == "refuted" else ""
+    return Ending("wrong", spell_line(node.answer) + by_other_numbers)
 
 
 def spell_step(node: Node) -> str:

@@ -9,7 +9,7 @@ A right answer is asked again with other numbers where the task can re-number: a
 wrong in the tree as in everything made of it. What is trained on is extracted from the trees afterwards, under any rule.
 
 Writes trees/, nodes/, verdicts/ (see `tree_tables`), problems.parquet, policy.json, shown_trees.json, rows.json,
-tests.json (empty: searches are not tested against one another).
+tests.json (empty: what a search is tested against is another search, which the run's summary does).
 """
 
 from collections.abc import Generator, Sequence
