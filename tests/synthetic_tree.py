@@ -15,6 +15,7 @@ NAMES = ("ada", "ben", "cleo", "dora", "emil", "fay", "gus", "hana")
 _MOST_STEPS = 8
 RIGHT = Verdict(True, "correct", "answer@1")
 WRONG = Verdict(False, "wrong_answer", "answer@1")
+REFUTED = Verdict(False, "refuted", "answer@1+renumbering")
 DEAD = Verdict(False, "code_error", "answer@1")
 
 

@@ -28,7 +28,7 @@ from ponderosa.shown_trees import (
     strip_tokens,
 )
 from ponderosa.stages.tree_samples import LARGEST, MIXED, UNSOLVED, select_trees, show_graded
-from synthetic_tree import QUESTION, RIGHT, WRONG, grow_tree, show_tree
+from synthetic_tree import QUESTION, REFUTED, RIGHT, WRONG, grow_tree, show_tree
 from test_report import ALLOWED_ATTRIBUTES, HOSTILE, Page
 
 HIDDEN = re.compile(
@@ -244,6 +244,7 @@ def test_a_tree_that_is_too_large_or_too_deep_says_what_is_left_out() -> None:
     [
         ({"finish": "stop", "answer": "51"}, RIGHT, ("right", "51")),
         ({"finish": "stop", "answer": "37"}, WRONG, ("wrong", "37")),
+        ({"finish": "stop", "answer": "51"}, REFUTED, ("wrong", "51, right on these numbers only")),
         ({"finish": "stop", "answer": "37"}, None, ("ended", "37")),
         ({"finish": "stop", "step": Step("", "1/0", "ZeroDivisionError", "error")}, None, ("dead", "error")),
         ({"finish": "stop", "step": Step("", "x", None, "output_limit")}, None, ("dead", "output limit")),
