@@ -31,7 +31,7 @@ from ponderosa.tasks.registry import get_task
 from ponderosa.tasks.worked import Unsolved, WorkedSolution, WorkedTask
 from ponderosa.verify import answer_from_attempt, compare_answers
 
-VERSION = 1
+VERSION = 2
 UNIT_PROBLEMS = 500
 TABLE = "solutions.parquet"
 

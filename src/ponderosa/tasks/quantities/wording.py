@@ -1,8 +1,9 @@
 """Graphs in words: the problem's text, its solution in code steps and in prose, and numbers traced back.
 
 Both solutions reason the same way. They first look up what is needed, from the asked quantity backwards, quoting
-each sentence; then they compute forwards. Looking up the right sentence is the skill that forms slowest in a small
-model, and quoting from the question backwards turns it into the copying that attention learns first.
+each sentence; then they go through these quotes from the last to the first and compute. Looking up the right sentence
+is the skill that forms slowest in a small model, and quoting from the question backwards turns it into the copying
+that attention learns first; which quote is next is read off the quotes too, from the line above.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from ponderosa.records import Step
-from ponderosa.tasks.quantities.graph import Graph, Quantity, evaluate_graph, find_needed
+from ponderosa.tasks.quantities.graph import Graph, Quantity, evaluate_graph
 from ponderosa.tasks.quantities.relations import BY_NAME
 
 QUESTIONS = (
@@ -51,8 +52,8 @@ def find_lookup_order(graph: Graph) -> list[int]:
 
 
 def find_assignment_order(graph: Graph) -> list[int]:
-    """Needed quantities in the order that code gives them their values: those that are given, then the others."""
-    return sorted(find_needed(graph), key=lambda index: graph.quantities[index].relation != "given")
+    """Needed quantities in the order that code gives them their values: looked up last, assigned first."""
+    return find_lookup_order(graph)[::-1]
 
 
 def express(graph: Graph, index: int) -> str:
@@ -62,7 +63,8 @@ def express(graph: Graph, index: int) -> str:
 
 
 def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -> list[Step]:
-    """The reference solution: a step that quotes what is needed, one step per quantity, one that prints.
+    """The reference solution: a step that quotes what is needed, then one for each operation, with the given numbers
+    it is the first to come after; the last prints.
 
     replaced: by quantity, code to assign in place of the true one.
     """
@@ -71,23 +73,25 @@ def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -
     def assign(index: int) -> str:
         return f"{name_variable(graph.quantities[index])} = {replaced.get(index) or express(graph, index)}"
 
-    quotes = [render_statement(graph, index) for index in find_lookup_order(graph)]
-    order = find_assignment_order(graph)
-    given = [index for index in order if graph.quantities[index].relation == "given"]
-    derived = order[len(given) :]
-    first = "\n".join([*(f"# {quote}" for quote in quotes), *(assign(index) for index in given)])
-    steps = [first] if given else [*(f"# {quote}" for quote in quotes)]
-    texts = steps + [f"# {_explain(graph, index)}\n{assign(index)}" for index in derived]
+    quotes = [f"# {render_statement(graph, index)}" for index in find_lookup_order(graph)]
+    steps = ["\n".join(quotes)]
+    given: list[str] = []
+    for index in find_assignment_order(graph):
+        if graph.quantities[index].relation == "given":
+            given.append(assign(index))
+        else:
+            steps.append("\n".join([*given, f"# {_explain(graph, index)}", assign(index)]))
+            given = []
     answer = name_variable(graph.quantities[graph.asked])
-    texts[-1] += f"\nprint({answer})"
-    return [Step(text=text, code=text) for text in texts]
+    steps[-1] += f"\nprint({answer})"
+    return [Step(text=text, code=text) for text in steps]
 
 
 def render_prose(graph: Graph) -> str:
     """The same reasoning without code: sentences quoted, sums worked out in the text, the answer after ####."""
     values = evaluate_graph(graph)
     lines = [render_statement(graph, index) for index in find_lookup_order(graph)]
-    for index in find_needed(graph):
+    for index in find_assignment_order(graph):
         quantity = graph.quantities[index]
         if quantity.relation != "given":
             lines.append(f"{quantity.owner}: {_arithmetic(graph, quantity, values)} = {values[index]}.")
