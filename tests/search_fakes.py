@@ -47,14 +47,14 @@ class FakeSandbox:
 
 
 class FakeScorer:
-    """Judges the text of a partial solution, prompt included; every token of it counts as scored."""
+    """Scores the text of a partial solution, prompt included; every token of it counts as scored."""
 
     model_id = "fake-scorer"
     max_context = 4096
     flops_per_token = 10.0
 
-    def __init__(self, judge: Callable[[str], float]) -> None:
-        self.judge = judge
+    def __init__(self, score_text: Callable[[str], float]) -> None:
+        self.score_text = score_text
         self.batches: list[list[str]] = []
         self.num_resets = 0
         self._codec = ByteCodec()
@@ -62,7 +62,7 @@ class FakeScorer:
     def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
         texts = [self._codec.decode(sequence) for sequence in sequences]
         self.batches.append(texts)
-        return [Scored(self.judge(text), len(ids)) for text, ids in zip(texts, sequences, strict=True)]
+        return [Scored(self.score_text(text), len(ids)) for text, ids in zip(texts, sequences, strict=True)]
 
     def reset(self) -> None:
         self.num_resets += 1

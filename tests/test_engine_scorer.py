@@ -120,7 +120,7 @@ def test_any_mixture_of_shared_prefixes_and_evictions_gives_the_scores_of_a_fres
         known = sequences[:5]
 
 
-def test_a_sequence_past_the_longrope_threshold_is_judged_by_the_long_factors_alone() -> None:
+def test_a_sequence_past_the_longrope_threshold_is_scored_by_the_long_factors_alone() -> None:
     model = build_classifier("phi3", **LONGROPE)
     scorer = build_scorer(model, max_context=60)
     (longest,) = draw_prompts(1, low=50, high=51)

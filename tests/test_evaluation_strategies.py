@@ -26,13 +26,13 @@ from tiny_runs import EVALUATE_BASE, EVALUATE_SFT, GROWN, SFT, SUITES, run_tiny
 __all__ = ["cli", "model"]
 QUESTION = "Tom has 3 apples. How many apples has Tom?"
 SMALL = ("--samples", "4", "--max-tokens", "12")
-JUDGED = [name for name, cls in CLASSES.items() if cls.reward_model != "none"]
+SCORED = [name for name, cls in CLASSES.items() if cls.reward_model != "none"]
 
 
 @pytest.fixture(scope="module")
-def judge(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reward_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model of the policy's shape and tokenizer, with random weights."""
-    folder = tmp_path_factory.mktemp("judge") / "model"
+    folder = tmp_path_factory.mktemp("reward_model") / "model"
     config = AutoConfig.from_pretrained(model)
     config.num_labels, config.initializer_range = 1, 0.5
     classifier = AutoModelForSequenceClassification.from_config(config)
@@ -42,12 +42,21 @@ def judge(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("strategy", JUDGED)
+@pytest.mark.parametrize("strategy", SCORED)
 def test_every_strategy_that_takes_a_reward_model_is_measured_with_one(
-    strategy: str, model: Path, judge: Path, cli: Cli, tmp_path: Path
+    strategy: str, model: Path, reward_model: Path, cli: Cli, tmp_path: Path
 ) -> None:
     out = tmp_path / "rows.json"
-    arguments = ["--suite", "quantities", "--limit", "2", "--strategy", strategy, "--reward-model", judge]
+    arguments = [
+        "--suite",
+        "quantities",
+        "--limit",
+        "2",
+        "--strategy",
+        strategy,
+        "--reward-model",
+        reward_model,
+    ]
 
     code, output, errors = cli("evaluate", model, *arguments, *SMALL, "--json", out, "-q")
 
@@ -64,10 +73,10 @@ def test_every_strategy_that_takes_a_reward_model_is_measured_with_one(
     assert whole["value"] == counted / whole["n"]
 
 
-def test_solve_takes_the_parameters_of_a_strategy(model: Path, judge: Path, cli: Cli) -> None:
+def test_solve_takes_the_parameters_of_a_strategy(model: Path, reward_model: Path, cli: Cli) -> None:
     options = ["--strategy", "mcts", "--search", "simulations=2", "--search", "selection.rule=puct"]
 
-    code, output, errors = cli("solve", model, QUESTION, *SMALL, *options, "--reward-model", judge)
+    code, output, errors = cli("solve", model, QUESTION, *SMALL, *options, "--reward-model", reward_model)
 
     assert (code, errors) == (0, "")
     assert output.splitlines()[-1].startswith("answer: ")
@@ -104,10 +113,10 @@ def test_a_directory_that_is_no_reward_model_is_named(model: Path, cli: Cli) -> 
 
 
 def test_a_reward_model_of_another_prompt_format_is_refused(
-    model: Path, judge: Path, cli: Cli, tmp_path: Path
+    model: Path, reward_model: Path, cli: Cli, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    config = AutoConfig.from_pretrained(judge)
+    config = AutoConfig.from_pretrained(reward_model)
     save_model(
         other, AutoModelForSequenceClassification.from_config(config), load_tokenizer(model), CHAT_CODE
     )
@@ -128,18 +137,18 @@ def parse(*suites: dict[str, Any], **values: Any) -> evaluate.Config:
 
 
 def test_a_stage_measures_strategies_with_reward_models_of_other_stages(
-    model: Path, judge: Path, tmp_path: Path
+    model: Path, reward_model: Path, tmp_path: Path
 ) -> None:
     config = parse(
         {"strategy": "best_of_n", "samples": 2, "reward_model": "ppm"},
         {"strategy": "beam", "samples": 4, "search": {"width": 2, "token_budget": 60}},
-        {"strategy": "beam", "samples": 4, "reward_model": "ppm", "label": "judged"},
+        {"strategy": "beam", "samples": 4, "reward_model": "ppm", "label": "scored"},
         {},
         max_tokens=12,
         num_slots=4,
     )
     assert [need.product for need in config.needs()] == ["model", "reward_model", "reward_model"]
-    inputs = {"base": model.parent, "ppm": judge.parent}
+    inputs = {"base": model.parent, "ppm": reward_model.parent}
 
     outcome = evaluate.run(config, build_context(tmp_path / "stage", inputs))
 
@@ -148,7 +157,7 @@ def test_a_stage_measures_strategies_with_reward_models_of_other_stages(
     assert [(key, row["metric"], row["samples"], row["reward_model"]) for key, row in shown.items()] == [
         (("quantities", "best_of_n"), "accuracy", 2, "ppm"),
         (("quantities", "beam"), "accuracy", 4, None),
-        (("judged", "beam"), "accuracy", 4, "ppm"),
+        (("scored", "beam"), "accuracy", 4, "ppm"),
         (("quantities", "greedy"), "pass@1", 1, None),
     ]
     assert outcome.ledger.scored_tokens == sum(row["scored_tokens"] for row in shown.values())

@@ -172,7 +172,7 @@ def test_every_sibling_is_visited_though_all_are_worth_the_same() -> None:
     ],
 )
 def test_the_answer_is_the_best_solutions_or_a_votes(answer_by: str, is_scored: bool, expected: str) -> None:
-    """Three of six candidates answer 7 alike; 4 is reached twice in different words, 5 once and judged best."""
+    """Three of six candidates answer 7 alike; 4 is reached twice in different words, 5 once with the highest score."""
     texts = ["So \\boxed{7}"] * 3 + ["So \\boxed{4}", "It is \\boxed{4}", "So \\boxed{5}"]
     scores = {"7": -0.9, "4": -0.6, "5": 0.5}
     scorer = FakeScorer(lambda text: scores[text.split("boxed{")[1][0]])

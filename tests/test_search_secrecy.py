@@ -96,16 +96,16 @@ def judge(problem: Problem, attempt: Attempt) -> Verdict:
 
 
 USES = [
-    (name, is_judged)
+    (name, is_scored)
     for name, strategy in CLASSES.items()
-    for is_judged in (False, True)
-    if strategy.reward_model in ("optional", "required" if is_judged else "none")
+    for is_scored in (False, True)
+    if strategy.reward_model in ("optional", "required" if is_scored else "none")
 ]
 
 
-@pytest.mark.parametrize(("name", "is_judged"), USES)
-def test_nothing_a_strategy_can_reach_holds_answer_solution_or_meta(name: str, is_judged: bool) -> None:
-    scorer = FakeScorer(lambda _: 0.0) if is_judged else None
+@pytest.mark.parametrize(("name", "is_scored"), USES)
+def test_nothing_a_strategy_can_reach_holds_answer_solution_or_meta(name: str, is_scored: bool) -> None:
+    scorer = FakeScorer(lambda _: 0.0) if is_scored else None
     watched, engine, sandbox = run(get_strategy(name, 4), scorer)
 
     assert watched.num_looks > 1
@@ -116,10 +116,10 @@ def test_nothing_a_strategy_can_reach_holds_answer_solution_or_meta(name: str, i
         assert list_secrets(scorer.batches) == set()
 
 
-@pytest.mark.parametrize(("name", "is_judged"), USES)
-def test_no_strategy_asks_for_a_verdict(name: str, is_judged: bool) -> None:
+@pytest.mark.parametrize(("name", "is_scored"), USES)
+def test_no_strategy_asks_for_a_verdict(name: str, is_scored: bool) -> None:
     """There is nobody to give one here, so asking would be an error."""
-    scorer = FakeScorer(lambda _: 0.0) if is_judged else None
+    scorer = FakeScorer(lambda _: 0.0) if is_scored else None
     engine = ScriptedEngine(SCRIPT)
     context = build_context(engine, PLAIN_CODE, scorer=scorer)
     strategy = get_strategy(name, 4)
@@ -127,9 +127,9 @@ def test_no_strategy_asks_for_a_verdict(name: str, is_judged: bool) -> None:
     assert result.attempts
 
 
-@pytest.mark.parametrize("is_judged", [False, True])
-def test_a_search_that_labels_learns_right_and_wrong_and_no_more(is_judged: bool) -> None:
-    scorer = FakeScorer(lambda _: 0.0) if is_judged else None
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_a_search_that_labels_learns_right_and_wrong_and_no_more(is_scored: bool) -> None:
+    scorer = FakeScorer(lambda _: 0.0) if is_scored else None
     watched, engine, sandbox = run(TreeSearch(simulations=4, candidates=2), scorer)
     assert watched.found == set()
     assert list_secrets((engine.requests, sandbox.requests)) == set()

@@ -90,7 +90,7 @@ def test_priors_are_a_distribution_that_follows_one_of_the_two_and_ignores_the_o
 
 
 def build_tree(random: Random, num_nodes: int) -> list[SearchNode]:
-    """A random tree with the root first: judged and unjudged steps, ended solutions that were backed up."""
+    """A random tree with the root first: scored and unscored steps, ended solutions that were backed up."""
     nodes = [SearchNode(OPEN)]
     for _ in range(num_nodes):
         parent = random.choice([node for node in nodes if node.is_open])
@@ -122,7 +122,7 @@ trees = st.builds(build_tree, st.randoms(use_true_random=False), st.integers(1, 
 
 
 def count_own(node: SearchNode) -> int:
-    """Visits that are nobody else's: the pseudo-visit of a judged step."""
+    """Visits that are nobody else's: the pseudo-visit of a scored step."""
     return int(node.is_open and node.score is not None and node.parent is not None)
 
 

@@ -14,7 +14,7 @@ from ponderosa.records import Cost, Problem
 from ponderosa.search import STRATEGIES, get_strategy
 from ponderosa.search.registry import CLASSES, check_reward_model
 from ponderosa.search.requests import SearchResult
-from ponderosa.search.samples import Judged, count_tokens, plan_wave
+from ponderosa.search.samples import ScoredAttempt, count_tokens, plan_wave
 from ponderosa.search.strategies import Strategy
 from ponderosa.search.voting import compute_vote_weight, elect, select_best
 from search_fakes import PROBLEM, FakeScorer
@@ -63,7 +63,7 @@ def test_a_weighted_vote_adds_up_half_of_one_plus_the_score(score_of_2: float, e
     assert result.answer == expected
 
 
-def test_attempts_without_an_answer_are_not_judged_and_never_chosen() -> None:
+def test_attempts_without_an_answer_are_not_scored_and_never_chosen() -> None:
     scorer = score_answers({"3": -1.0})
     for name in ("best_of_n", "weighted_vote"):
         result = search(get_strategy(name, 3), build_answers("-", "3", "-"), scorer)
@@ -248,13 +248,13 @@ def test_attempts_are_begun_in_waves_that_the_rest_of_the_budget_pays_for(
     assert plan_wave(num_drawn, num_spent, 8, budget) == expected
 
 
-def test_a_budget_counts_the_prompt_once_and_what_is_judged_twice() -> None:
+def test_a_budget_counts_the_prompt_once_and_what_is_scored_twice() -> None:
     result = search(get_strategy("majority", 2), build_answers("31", "8"))
     first, second = result.attempts
     lengths = len(first.token_ids), len(second.token_ids)
     assert count_tokens([]) == 0
-    assert count_tokens([Judged(first, None)]) == PROMPT_TOKENS + lengths[0]
-    both = [Judged(first, 0.5), Judged(second, None)]
+    assert count_tokens([ScoredAttempt(first, None)]) == PROMPT_TOKENS + lengths[0]
+    both = [ScoredAttempt(first, 0.5), ScoredAttempt(second, None)]
     assert count_tokens(both) == 2 * PROMPT_TOKENS + 2 * lengths[0] + lengths[1]
 
 
@@ -283,11 +283,11 @@ def build_policy(**options: Any) -> SeededPolicy:
 def build_uses(**parameters: int) -> list[tuple[Strategy, bool]]:
     """Every strategy that has these parameters, with and without a reward model where both is allowed."""
     return [
-        (get_strategy(name, 8, parameters), is_judged)
+        (get_strategy(name, 8, parameters), is_scored)
         for name, cls in CLASSES.items()
         if parameters.keys() <= cls.model_fields.keys()
-        for is_judged in (False, True)
-        if cls.reward_model in ("optional", "required" if is_judged else "none")
+        for is_scored in (False, True)
+        if cls.reward_model in ("optional", "required" if is_scored else "none")
     ]
 
 
@@ -296,9 +296,9 @@ def prefer_small(text: str) -> float:
 
 
 def run(
-    strategy: Strategy, is_judged: bool, problems: Sequence[Problem] = (PROBLEM,), **options: Any
+    strategy: Strategy, is_scored: bool, problems: Sequence[Problem] = (PROBLEM,), **options: Any
 ) -> list[SearchResult]:
-    scorer = FakeScorer(prefer_small) if is_judged else None
+    scorer = FakeScorer(prefer_small) if is_scored else None
     return grow(strategy, build_policy(**options), problems, scorer=scorer, judge=None)
 
 
@@ -307,27 +307,27 @@ def test_no_strategy_goes_far_over_a_budget_and_each_has_an_answer_under_the_sma
     """Beyond the budget each finishes what it began: attempts of up to 30 tokens, a round of up to 8 steps of 8."""
     uses = build_uses(token_budget=budget)
     assert {strategy.name for strategy, _ in uses} == {*STRATEGIES} - {"greedy", "sample"}
-    for strategy, is_judged in uses:
-        (result,) = run(strategy, is_judged)
+    for strategy, is_scored in uses:
+        (result,) = run(strategy, is_scored)
         assert result.answer is not None
         written = result.cost.generated_tokens
-        assert (1 + is_judged) * written < budget + (1 + is_judged) * (PROMPT_TOKENS + 8 * 8 + 3 * 30)
+        assert (1 + is_scored) * written < budget + (1 + is_scored) * (PROMPT_TOKENS + 8 * 8 + 3 * 30)
 
 
 @pytest.mark.parametrize("name", ["majority", "best_of_n", "weighted_vote"])
 def test_a_smaller_budgets_attempts_are_the_first_of_a_larger_ones(name: str) -> None:
-    is_judged = name != "majority"
+    is_scored = name != "majority"
     numbers = []
     for budget in (1, 150, 300, 600):
-        (result,) = run(get_strategy(name, 64, {"token_budget": budget}), is_judged)
-        (whole,) = run(get_strategy(name, 64), is_judged)
+        (result,) = run(get_strategy(name, 64, {"token_budget": budget}), is_scored)
+        (whole,) = run(get_strategy(name, 64), is_scored)
         assert result.attempts == whole.attempts[: len(result.attempts)]
         numbers.append(len(result.attempts))
     assert numbers == sorted(set(numbers))
 
 
 def test_strategies_of_independent_attempts_draw_the_same_ones() -> None:
-    drawn = [run(strategy, is_judged)[0].attempts for strategy, is_judged in build_uses(samples=8)[:4]]
+    drawn = [run(strategy, is_scored)[0].attempts for strategy, is_scored in build_uses(samples=8)[:4]]
     assert len({tuple(attempt.token_ids for attempt in attempts) for attempts in drawn}) == 1
 
 
@@ -348,10 +348,10 @@ def test_results_depend_neither_on_the_order_of_replies_nor_on_what_else_runs(
 ) -> None:
     uses = build_uses() if budget is None else build_uses(token_budget=budget)
     assert uses
-    for strategy, is_judged in uses:
+    for strategy, is_scored in uses:
         options = {"fail": 0.2, "stop": 0.1}
-        together = run(strategy, is_judged, chosen, delays=delays, num_slots=num_slots, **options)
-        assert together == [run(strategy, is_judged, [problem], **options)[0] for problem in chosen]
+        together = run(strategy, is_scored, chosen, delays=delays, num_slots=num_slots, **options)
+        assert together == [run(strategy, is_scored, [problem], **options)[0] for problem in chosen]
 
 
 # Names, parameters, reward models

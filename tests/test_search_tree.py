@@ -1,4 +1,4 @@
-"""Expansion: candidates side by side, each distinct one run and judged once, and what is read off a tree."""
+"""Expansion: candidates side by side, each distinct one run and scored once, and what is read off a tree."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,11 +158,11 @@ def test_a_budget_counts_each_token_that_has_to_be_computed_and_not_what_a_cache
     prompt, step, shown, answer = len(tree.root.draft.prompt_ids), len("print(1)") + 1, 3, len("So 1.") + 1
     assert tree.count_tokens() == prompt + 2 * step + 2 * shown + 4 * answer
     assert tree.cost.computed_tokens > tree.count_tokens()
-    judged, *_ = expand(script, 2, 2, scorer=FakeScorer(lambda text: 0.0))
-    assert judged.count_tokens() == tree.count_tokens() + prompt + 2 * (step + shown) + 2 * answer
-    assert judged.has_spent(judged.count_tokens())
-    assert not judged.has_spent(judged.count_tokens() + 1)
-    assert not judged.has_spent(None)
+    scored, *_ = expand(script, 2, 2, scorer=FakeScorer(lambda text: 0.0))
+    assert scored.count_tokens() == tree.count_tokens() + prompt + 2 * (step + shown) + 2 * answer
+    assert scored.has_spent(scored.count_tokens())
+    assert not scored.has_spent(scored.count_tokens() + 1)
+    assert not scored.has_spent(None)
 
 
 def test_a_solution_read_off_a_tree_is_the_one_that_would_have_been_written_alone() -> None:

@@ -127,7 +127,7 @@ def test_several_trees_of_a_problem_are_drawn_apart_and_the_first_is_the_single_
     assert all(a.tree.nodes != b.tree.nodes for a, b in zip(double[::2], double[1::2], strict=True))
 
 
-def test_a_reward_model_judges_the_steps_and_is_named(tmp_path: Path) -> None:
+def test_a_reward_model_scores_the_steps_and_is_named(tmp_path: Path) -> None:
     grow(tmp_path, scorer=FakeScorer(lambda text: 0.25))
     trees = load_trees(tmp_path)
     assert {graded.tree.scorer_id for graded in trees} == {"fake-scorer"}
@@ -179,7 +179,7 @@ LEARNED = {
     "train": TRAIN,
 }
 PAIRED = {"name": "paired", "use": "pairs", "trees": ["trees"], "reference": "policy"}
-JUDGE = {
+PPM = {
     "name": "ppm",
     "use": "reward_model",
     "model": "policy",
@@ -209,7 +209,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SEARCHED,
         LEARNED,
         PAIRED,
-        JUDGE,
+        PPM,
         GUIDED,
         REINFORCED,
     )

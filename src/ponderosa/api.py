@@ -54,7 +54,7 @@ class Solution:
     tree: ShownTree | None = None
 
 
-class Judge(NamedTuple):
+class RewardModel(NamedTuple):
     """A loaded reward model and what results call it."""
 
     scorer: NativeScorer
@@ -70,12 +70,12 @@ class Reasoner:
         prompt_format: PromptFormat,
         name: str,
         workers: int,
-        judge: Judge | None = None,
+        reward_model: RewardModel | None = None,
     ) -> None:
         self.engine = engine
         self.prompt_format = prompt_format
         self.name = name
-        self.judge = judge
+        self.reward_model = reward_model
         self.sandbox = Sandbox(workers=workers)
         self.grader = Grader(num_workers=workers)
 
@@ -112,9 +112,7 @@ class Reasoner:
         problem = Problem(question=question)
         context = replace(self._build_context(seed, temperature, max_tokens), watch=watch)
         chosen = self._get_strategy(strategy, samples, search)
-        (result,) = run_unit(
-            self.engine, self.sandbox, [problem], chosen, context, scorer=self.judge and self.judge.scorer
-        )
+        (result,) = run_unit(self.engine, self.sandbox, [problem], chosen, context, scorer=self._scorer)
         shown = result.chosen or result.attempts[0]
         if shown.finish == "error":
             raise RequestError(shown.error or "the engine refused the question")
@@ -153,7 +151,7 @@ class Reasoner:
                 chosen,
                 self._build_context(seed, temperature, max_tokens),
                 journal,
-                scorer=self.judge and self.judge.scorer,
+                scorer=self._scorer,
                 progress=progress,
             )
         context = RowContext(
@@ -163,16 +161,20 @@ class Reasoner:
             suite=suite,
             suite_hash=drawn.content_hash,
             strategy=strategy,
-            reward_model=self.judge and self.judge.name,
+            reward_model=self.reward_model and self.reward_model.name,
             seed=seed,
             eval_s=time.monotonic() - started_at,
         )
         settled_from = chosen.num_attempts if chosen.settles else None
         return summarise(context, drawn.problems, graded, drawn.slice_keys, settled_from)
 
+    @property
+    def _scorer(self) -> NativeScorer | None:
+        return self.reward_model and self.reward_model.scorer
+
     def _get_strategy(self, name: str, samples: int, parameters: Mapping[str, Any] | None) -> Strategy:
         strategy = get_strategy(name, samples, parameters)
-        check_reward_model(strategy, is_given=self.judge is not None)
+        check_reward_model(strategy, is_given=self.reward_model is not None)
         return strategy
 
     def _build_context(self, seed: int, temperature: float | None, max_tokens: int) -> SearchContext:
@@ -184,7 +186,7 @@ class Reasoner:
             seed=seed,
             sampling=sampling,
             limits=limits,
-            scorer=self.judge and self.judge.scorer,
+            scorer=self._scorer,
         )
 
 
@@ -216,13 +218,13 @@ def load(
     chosen = get_format(prompt_format) if prompt_format else load_format(folder)
     dtype = "float32" if dtype == "auto" else dtype
     engine = load_engine(folder, device=device, dtype=dtype)
-    judge = None
+    loaded = None
     if reward_model is not None:
         policy = describe_policy(load_codec(folder), chosen, engine.model_id)
-        judge_dir = Path(reward_model)
-        scorer = load_scorer_for(policy, judge_dir, where=str(judge_dir), device=device, dtype=dtype)
-        judge = Judge(scorer, judge_dir.name)
-    return Reasoner(engine, chosen, folder.name, workers, judge)
+        reward_dir = Path(reward_model)
+        scorer = load_scorer_for(policy, reward_dir, where=str(reward_dir), device=device, dtype=dtype)
+        loaded = RewardModel(scorer, reward_dir.name)
+    return Reasoner(engine, chosen, folder.name, workers, loaded)
 
 
 def solve(model: str | Path, question: str, **options: Any) -> Solution:

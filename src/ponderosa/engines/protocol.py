@@ -142,7 +142,7 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """A reward model: judges partial solutions, for search. 1 is sure to end right, -1 sure to end wrong.
+    """A reward model: scores partial solutions, for search. 1 is sure to end right, -1 sure to end wrong.
 
     max_context: tokens a sequence may have, prompt included. It is asked on another thread than the engine's.
     """
@@ -152,7 +152,7 @@ class Scorer(Protocol):
     flops_per_token: float
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
-        """The judgement on each sequence of token ids (prompt included), read at its last token."""
+        """The score of each sequence of token ids (prompt included), read at its last token."""
         ...
 
     def reset(self) -> None:

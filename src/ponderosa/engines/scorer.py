@@ -1,11 +1,11 @@
 """The native scorer: a reward model read at the ends of partial solutions, through the engine's own cache.
 
-Enter: sequences of token ids. Leave: calibrated judgements in [-1, 1] and what each cost. The raw score of every token
+Enter: sequences of token ids. Leave: calibrated scores in [-1, 1] and what each cost. The raw score of every token
 is kept beside its key and value, so a sequence that begins a known one costs nothing, one that continues a known one
-costs what was added, and siblings share their prefix. Nothing is ever cut off: what is judged, the newest step, stands
+costs what was added, and siblings share their prefix. Nothing is ever cut off: what is scored, the newest step, stands
 last.
 
-Judgements depend on what else is scored by rounding alone. Deliberately absent: more than one device.
+Scores depend on what else is scored by rounding alone. Deliberately absent: more than one device.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class NativeScorer:
         )
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
-        """The judgement on each sequence of token ids (prompt included), read at its last token.
+        """The score of each sequence of token ids (prompt included), read at its last token.
 
         Raises ConfigError for a sequence that does not fit the model's context or is not made of its tokens.
         """
@@ -98,7 +98,7 @@ class NativeScorer:
         self._prefixes.forget()
 
     def _score_part(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
-        """The judgements on no more sequences than there are rows."""
+        """The scores of no more sequences than there are rows."""
         placements = [
             self._rows.place(sequence, is_long=self._prefixes.is_long(len(sequence)), is_read_only=True)
             for sequence in sequences
@@ -129,6 +129,6 @@ class NativeScorer:
         if len(sequence) > self.max_context:
             raise ConfigError(
                 f"a sequence of {len(sequence)} tokens does not fit the reward model's context of "
-                f"{self.max_context}, and cutting it would hide the step to be judged; let solutions have fewer tokens "
+                f"{self.max_context}, and cutting it would hide the step to be scored; let solutions have fewer tokens "
                 "(max_tokens), or train a reward model with a longer context"
             )

@@ -1,6 +1,6 @@
 """What the ends of solutions mean for the steps that led there: visits N, values Q, closed sub-trees.
 
-    own visits   a step that the reward model judged begins with one pseudo-visit of that value, which is its own alone
+    own visits   a step that the reward model scored begins with one pseudo-visit of that value, which is its own alone
                  (q0 of rStar-Math, arXiv 2501.04519, section 3.2); where a solution ends, its value counts instead
     backed up    the value of a solution is added to its end and to every step before it, once for every candidate
                  that was written exactly so
@@ -12,7 +12,7 @@ from ponderosa.search.tree import SearchNode
 
 
 def start_value(node: SearchNode) -> None:
-    """The pseudo-visit of a new step that can go on and has been judged."""
+    """The pseudo-visit of a new step that can go on and has been scored."""
     if node.is_open and node.score is not None:
         node.visits, node.total = 1, node.score
 

@@ -1,4 +1,4 @@
-"""Best-of-n: independent attempts, and the answer of the one that the reward model judges best when it is finished."""
+"""Best-of-n: independent attempts, and the answer of the one that the reward model scores highest at its end."""
 
 from collections.abc import Sequence
 from typing import ClassVar

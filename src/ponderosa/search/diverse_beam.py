@@ -4,7 +4,7 @@
     in each, write samples / subtrees candidates and go on from the best, until its solution ends
 
 Sub-trees never compete, so one high score early on cannot take the whole search, as it can in a beam. The first steps
-are written together, so that those written twice are run and judged once.
+are written together, so that those written twice are run and scored once.
 """
 
 from collections.abc import Generator

@@ -25,7 +25,7 @@ from ponderosa.search.tree import SearchNode, SearchTree
 
 
 class TreeSearch(Simulations):
-    """How trees are grown where answers are known. The driver must have a judge."""
+    """How trees are grown where answers are known: each solution is graded as it ends."""
 
     name: ClassVar[str] = "tree_search"
 
@@ -53,7 +53,7 @@ class TreeSearch(Simulations):
     def search(
         self, context: SearchContext, problem: ProblemView
     ) -> Generator[list[Request], list[Reply], GradedTree]:
-        """The tree of one problem, with the verdict on each of its ended solutions."""
+        """The tree of one problem, with the verdict on each of its ended solutions. The driver must have a judge."""
         tree = SearchTree(context, problem, strategy=self.name, prior=self.selection.prior)
         verdicts: dict[SearchNode, Verdict] = {}
 

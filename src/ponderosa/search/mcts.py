@@ -1,7 +1,7 @@
 """Monte Carlo tree search over steps (rStar-Math, arXiv 2501.04519, section 3). One simulation:
 
     descend from the root by the selection rule to a step that was not expanded
-    sample candidates for the next step, run and judge them; go on from one of them in the same way,
+    sample candidates for the next step, run and score them; go on from one of them in the same way,
         until the candidates hold an answer or none of them can go on
     the value of every solution that ended is backed up as soon as it is known, wherever the descent goes on
 

@@ -16,7 +16,7 @@ STRATEGIES = {
     "greedy": "one attempt, always the likeliest token",
     "sample": "k independent attempts; the first one's answer",
     "majority": "k independent attempts; the answer most of them reach",
-    "best_of_n": "k independent attempts; the one a reward model judges best",
+    "best_of_n": "k independent attempts; the one a reward model scores highest",
     "weighted_vote": "k independent attempts; a vote weighted by a reward model's scores",
     "beam": "the best partial solutions go on, step by step; with or without a reward model",
     "dvts": "independent sub-trees, each followed by a reward model's scores",

@@ -221,7 +221,7 @@ def _price(context: SearchContext, generation: Generation) -> Cost:
 
 
 def price_score(context: SearchContext, scored: Scored) -> Cost:
-    """What a judgement of the reward model cost: one forward pass of it for each token it had to compute."""
+    """What a score of the reward model cost: one forward pass of it for each token it had to compute."""
     return Cost(
         scored_tokens=scored.scored_tokens, flops=context.scorer_flops_per_token * scored.scored_tokens
     )

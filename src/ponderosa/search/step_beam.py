@@ -72,7 +72,7 @@ class StepBeam(Strategy):
 
 
 def rank_nodes(nodes: Iterable[SearchNode]) -> list[SearchNode]:
-    """The nodes that are not dead, best first; equals in the order given. Where nodes are judged, one that could not be,
+    """The nodes that are not dead, best first; equals in the order given. Where nodes are scored, one that could not be,
     because it does not fit the reward model's context, comes last."""
     alive = [node for node in nodes if not node.is_dead]
     if any(node.score is not None for node in alive):

@@ -97,8 +97,8 @@ class Sample(Strategy):
     def search(
         self, context: SearchContext, problem: ProblemView
     ) -> Generator[list[Request], list[Reply], SearchResult]:
-        judged = yield from write_samples(context, problem, self.samples, strategy=self.name)
-        return SearchResult(problem.id, tuple(one.attempt for one in judged), judged[0].attempt)
+        drawn = yield from write_samples(context, problem, self.samples, strategy=self.name)
+        return SearchResult(problem.id, tuple(one.attempt for one in drawn), drawn[0].attempt)
 
 
 class SelectingStrategy(Strategy):
@@ -120,16 +120,16 @@ class SelectingStrategy(Strategy):
     def search(
         self, context: SearchContext, problem: ProblemView
     ) -> Generator[list[Request], list[Reply], SearchResult]:
-        judged = yield from write_samples(
+        drawn = yield from write_samples(
             context,
             problem,
             self.samples,
             strategy=self.name,
             token_budget=self.token_budget,
-            is_judged=self.reward_model == "required",
+            is_scored=self.reward_model == "required",
         )
-        attempts = tuple(one.attempt for one in judged)
-        index = self.select(attempts, [one.score for one in judged])
+        attempts = tuple(one.attempt for one in drawn)
+        index = self.select(attempts, [one.score for one in drawn])
         return SearchResult(problem.id, attempts, None if index is None else attempts[index])
 
     def select(self, attempts_M: Sequence[Attempt], scores_M: Sequence[float | None]) -> int | None:

@@ -130,14 +130,14 @@ class SearchTree:
 
     def count_tokens(self) -> int:
         """Tokens that have to be computed: the prompt and what continued steps showed, once; every sampled one; and the
-        prompt and every step once more where steps are judged.
+        prompt and every step once more where steps are scored.
 
         What caches had to drop for others is in `cost` but not in here: a tree must not depend on what else runs.
         """
         num_prompt = len(self.root.draft.prompt_ids)
         shown = sum(node.draft.sampled[node.own].count(False) for node in self.nodes if node.children)
-        judged = [len(node.draft.token_ids[node.own]) for node in self.nodes if node.score is not None]
-        return num_prompt * (2 if judged else 1) + self.cost.generated_tokens + shown + sum(judged)
+        scored = [len(node.draft.token_ids[node.own]) for node in self.nodes if node.score is not None]
+        return num_prompt * (2 if scored else 1) + self.cost.generated_tokens + shown + sum(scored)
 
     def list_ended(self) -> list[SearchNode]:
         """Where solutions ended, in the order of the nodes."""

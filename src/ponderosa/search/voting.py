@@ -22,6 +22,6 @@ def elect(answer_keys_M: Sequence[str | None], weights_M: Sequence[float]) -> in
 
 
 def select_best(scores_M: Sequence[float | None]) -> int | None:
-    """The solution with the highest score; None if none was judged."""
-    judged = [index for index, score in enumerate(scores_M) if score is not None]
-    return max(judged, key=lambda index: scores_M[index] or 0.0, default=None)
+    """The solution with the highest score; None if none was scored."""
+    scored = [index for index, score in enumerate(scores_M) if score is not None]
+    return max(scored, key=lambda index: scores_M[index] or 0.0, default=None)

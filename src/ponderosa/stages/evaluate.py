@@ -84,8 +84,8 @@ class Config(StageConfig):
 
     def needs(self) -> tuple[Need, ...]:
         compared = (Need(self.compare_to, "evaluation"),) if self.compare_to else ()
-        judges = [Need(item.reward_model, "reward_model") for item in self.suites if item.reward_model]
-        return (Need(self.model, "model"), *judges, *compared)
+        reward_models = [Need(item.reward_model, "reward_model") for item in self.suites if item.reward_model]
+        return (Need(self.model, "model"), *reward_models, *compared)
 
     def get_metric(self, item: SuiteConfig) -> str:
         """What the paired tests on a suite compare."""

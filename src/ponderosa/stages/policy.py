@@ -71,13 +71,13 @@ def check_reads(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, *, 
     if difference := find_difference(policy, codec, prompt_format):
         name, theirs, ours = difference
         raise ConfigError(
-            f"the reward model of {where} has another {name} ({ours}) than the model whose steps it would judge "
+            f"the reward model of {where} has another {name} ({ours}) than the model whose steps it would score "
             f"({theirs}); take one that was trained from a model of the same family"
         )
 
 
 def load_scorer_for(policy: Policy, folder: Path, *, where: str, device: str, dtype: str) -> NativeScorer:
-    """The reward model of a folder, to judge what a policy writes. Raises DataError if there is none, ConfigError as
+    """The reward model of a folder, to score what a policy writes. Raises DataError if there is none, ConfigError as
     `check_reads` does."""
     scorer = load_scorer(folder, device=device, dtype=dtype)
     check_reads(policy, load_codec(folder), load_format(folder), where=where)

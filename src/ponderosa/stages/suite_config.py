@@ -30,7 +30,7 @@ class SuiteConfig(Config):
         default_factory=dict, description="the strategy's own parameters; they go before `samples`"
     )
     reward_model: str | None = Field(
-        None, description="stage whose reward model judges; for strategies that use one"
+        None, description="stage whose reward model scores solutions; for strategies that use one"
     )
     temperature: float = Field(1.0, ge=0, description="sampling temperature; not used by greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; not used by greedy")
