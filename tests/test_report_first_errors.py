@@ -23,7 +23,7 @@ FOUND = {"ppm": 60, "orm": 45}
 
 
 def build_run(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
-    """A PPM and its control, judged on planted errors of two kinds by one rule."""
+    """A PPM and its control, scored on planted errors of two kinds by one rule."""
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         for model, found in FOUND.items():
@@ -49,7 +49,7 @@ def build_run(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
         "only_b": 5,
         "p_value": 0.004,
     }
-    write_json(folder / "recipe.json", {"name": "judged"})
+    write_json(folder / "recipe.json", {"name": "scored"})
     tests = [{**test, "seed": seed} for seed in seeds]
     write_json(folder / "summary.json", {"schema": 1, "rows": rows, "tests": tests, "stages": []})
     return folder

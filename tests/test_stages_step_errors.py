@@ -15,7 +15,7 @@ from ponderosa.data.rows import build_solution_row
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.scripted import ByteCodec
 from ponderosa.errors import ConfigError
-from ponderosa.evaluation.step_error_rows import Judged, describe_solution, summarise
+from ponderosa.evaluation.step_error_rows import ScoredSolution, describe_solution, summarise
 from ponderosa.evaluation.step_errors import ScoredSteps, is_for_selection
 from ponderosa.evaluation.summary import RowContext
 from ponderosa.formats import CHAT_CODE, PLAIN_CODE, PLAIN_PROSE
@@ -255,23 +255,23 @@ def test_another_training_seed_measures_on_the_same_problems() -> None:
 # Rows, from scores that are known
 
 
-def judge(name: str, scores: tuple[float, ...], first_error: int | None, kind: str = "") -> Judged:
+def score(name: str, scores: tuple[float, ...], first_error: int | None, kind: str = "") -> ScoredSolution:
     problem = Problem(name, "1", meta={"operations": 2})
     steps = tuple(Step(str(place)) for place in range(len(scores) - 1))
     labelled = LabelledSolution(name, problem, steps, first_error, kind)
-    return Judged(labelled, ScoredSteps(name, scores, first_error), Cost(scored_tokens=3, flops=6.0))
+    return ScoredSolution(labelled, ScoredSteps(name, scores, first_error), Cost(scored_tokens=3, flops=6.0))
 
 
 def test_figures_of_known_scores_are_worked_out_by_hand() -> None:
     names = [name for name in map(str, range(60)) if not is_for_selection(ScoredSteps(name, (0.0,), None))]
-    judged = [
-        judge(names[0], (0, 0.5, -0.5), 1, "operator"),
-        judge(names[1], (0, -0.5, -0.9), 1, "operand"),
-        judge(names[2], (0, 0.5, 0.6), None),
-        judge(names[3], (0, 0.4, 0.2), None),
+    scored = [
+        score(names[0], (0, 0.5, -0.5), 1, "operator"),
+        score(names[1], (0, -0.5, -0.9), 1, "operand"),
+        score(names[2], (0, 0.5, 0.6), None),
+        score(names[3], (0, 0.4, 0.2), None),
     ]
     context = RowContext("ppm", "ppm", "id", "planted", "hash", "", 0)
-    rows = {(row["slice"], row["metric"]): row for row in summarise(context, judged, {"score": 0.0})}
+    rows = {(row["slice"], row["metric"]): row for row in summarise(context, scored, {"score": 0.0})}
     assert rows["all", "erroneous_accuracy"]["value"] == 0.5
     assert rows["all", "correct_accuracy"]["value"] == 1
     assert rows["all", "first_error_f1"]["value"] == pytest.approx(2 / 3)
@@ -280,5 +280,5 @@ def test_figures_of_known_scores_are_worked_out_by_hand() -> None:
     assert rows["kind=operator", "erroneous_accuracy"]["value"] == 1
     assert rows["kind=operand", "erroneous_accuracy"]["value"] == 0
     assert ("kind=operand", "first_error_f1") not in rows
-    described = describe_solution("planted", judged[1], {"score": 0.0})
+    described = describe_solution("planted", scored[1], {"score": 0.0})
     assert (described["said_score"], described["found_score"], described["found_drop"]) == (0, False, None)

@@ -179,7 +179,7 @@ class Node:
     token_ids, sampled, model_logprobs, sampling_logprobs: as an Attempt's, of this step and what it showed alone (T).
     multiplicity: how many candidates of its expansion were written exactly so.
     prior: P(step | parent) that selection went by. visits: N. value: Q, the mean of what was backed up, in [-1, 1].
-    score: the reward model's calibrated judgement in [-1, 1]; None if none was asked.
+    score: the reward model's calibrated score in [-1, 1]; None if none was asked.
     finish: how the solution ended with this step; None if it could go on. answer, answer_key: as an Attempt's, where it
         ended.
     """

@@ -68,7 +68,7 @@ def is_for_selection(solution: ScoredSteps) -> bool:
 def choose_threshold(solutions: Iterable[ScoredSteps], rule: Rule) -> float:
     """The threshold with the highest F1 on these solutions; of several, the lowest, which calls fewest steps wrong.
 
-    A solution is judged rightly by the thresholds in one interval (low, high]: all signals before its first wrong step
+    A solution is classified rightly by the thresholds in one interval (low, high]: all signals before its first wrong step
     reach the threshold, that step's does not. So the best one is found among the gaps between the intervals' ends.
     Raises RequestError unless there are both correct and erroneous solutions.
     """
@@ -100,7 +100,7 @@ def _compute_shares(ranges_N2: NDArray[np.float64], thresholds: NDArray[np.float
 
 
 def is_found(solution: ScoredSteps, rule: Rule, threshold: float) -> bool:
-    """Is the solution judged rightly: its first wrong step found exactly, or none said to be wrong where none is?"""
+    """Is the solution classified rightly: its first wrong step found exactly, or none said to be wrong where none is?"""
     return find_first_error(compute_signals(solution, rule), threshold) == solution.first_error
 
 

@@ -40,7 +40,7 @@ Row = dict[str, Any]
 class RowContext:
     """What every row of one evaluation shares. `train_flops` and `stage_s` are the evaluated stage's own cost.
 
-    reward_model: what judged for the strategy, by the name of its stage or directory; None if nothing did.
+    reward_model: what scored for the strategy, by the name of its stage or directory; None if nothing did.
     """
 
     stage: str

@@ -31,7 +31,7 @@ def render_first_errors(run: Run) -> Html | None:
 def _render_set(run: Run, arm: str, suite: str, rows: Sequence[Record]) -> Html:
     """A line for each reward model and rule; how many first wrong steps it found, by slice too."""
     slices = [name for name in read_slices(rows, FOUND) if name != ALL]
-    names = ("reward model", "rule", *METRICS.values(), "all judged rightly")
+    names = ("reward model", "rule", *METRICS.values(), "all classified rightly")
     names += tuple(f"found, {name.replace('=', ' ').replace('_', ' ')}" for name in slices)
     body: list[Html] = []
     for stage, rule in dict.fromkeys((str(row.get("stage")), str(row.get("strategy"))) for row in rows):

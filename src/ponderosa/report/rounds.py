@@ -72,11 +72,11 @@ def list_lines(run: Run, rows: Sequence[Record]) -> list[Line]:
 
 def _list_coverage(search: str, rows: Sequence[Record], run: Run) -> list[Line]:
     """What the search solved; without extra simulations too, where these solved anything."""
-    policy, judge = (rows[0].get(key) for key in ("stage", "reward_model"))
+    policy, reward_model = (rows[0].get(key) for key in ("stage", "reward_model"))
     whole, plain = read_slices(rows, COVERAGE), read_slices(rows, WITHOUT_EXTRA)
     line = Line(
         search,
-        f"coverage by {policy} with {judge}" if judge else f"coverage by {policy}",
+        f"coverage by {policy} with {reward_model}" if reward_model else f"coverage by {policy}",
         whole,
         false_positives=read_slices(rows, "false_positive_frac").get(ALL),
         tokens=read_slices(rows, "mean_computed_tokens").get(ALL),

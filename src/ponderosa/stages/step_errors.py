@@ -26,7 +26,13 @@ from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_scorer
 from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import ConfigError, RequestError
-from ponderosa.evaluation.step_error_rows import Judged, Table, compare_found, describe_solution, summarise
+from ponderosa.evaluation.step_error_rows import (
+    ScoredSolution,
+    Table,
+    compare_found,
+    describe_solution,
+    summarise,
+)
 from ponderosa.evaluation.step_errors import RULES, Rule, ScoredSteps, choose_threshold, is_for_selection
 from ponderosa.evaluation.summary import Row, RowContext, build_results
 from ponderosa.formats import load_format
@@ -101,14 +107,14 @@ def run(config: Config, context: Context) -> Outcome:
         for name in (*([PLANTED] if config.planted else []), *config.sets):
             with spent_seconds(context.folder / f"seconds-{name}.json") as read_seconds:
                 drawn = load_solutions(name, config, context)
-                judged = judge_solutions(name, drawn.solutions, folder, scorer, journal, context)
+                scored = score_solutions(name, drawn.solutions, folder, scorer, journal, context)
                 eval_s = read_seconds()
-            thresholds = choose_thresholds(name, judged, context)
+            thresholds = choose_thresholds(name, scored, context)
             rows += summarise(
-                describe_rows(name, judged, config, context, scorer.model_id, eval_s), judged, thresholds
+                describe_rows(name, scored, config, context, scorer.model_id, eval_s), scored, thresholds
             )
-            table += [describe_solution(name, one, thresholds) for one in judged]
-            count_set(outcome, name, drawn, judged, thresholds)
+            table += [describe_solution(name, one, thresholds) for one in scored]
+            count_set(outcome, name, drawn, scored, thresholds)
     if not rows:
         raise ConfigError(
             f"nothing could be measured: {outcome.facts}; draw more solutions, or name larger sets"
@@ -128,14 +134,14 @@ def load_solutions(name: str, config: Config, context: Context) -> LabelledSet:
         return draw_planted(config.planted, context.seed, sandbox)
 
 
-def judge_solutions(
+def score_solutions(
     name: str,
     solutions: Sequence[LabelledSolution],
     folder: Path,
     scorer: NativeScorer,
     journal: Journal,
     context: Context,
-) -> list[Judged]:
+) -> list[ScoredSolution]:
     """Every solution that fits the model's context, scored after its prompt and each step; committed in units."""
     prompt_format, codec = load_format(folder), load_codec(folder)
     prefixes = [encode_prefixes(solution, prompt_format, codec) for solution in solutions]
@@ -144,17 +150,17 @@ def judge_solutions(
         for solution, parts in zip(solutions, prefixes, strict=True)
         if len(parts[-1]) <= scorer.max_context
     ]
-    judged: list[Judged] = []
+    scored: list[ScoredSolution] = []
     with track(context.progress, f"{context.name}: {name}", len(fitting), unit="solutions") as bar:
         for start in range(0, len(fitting), UNIT_SOLUTIONS):
             unit, part = f"{name} {start}", fitting[start : start + UNIT_SOLUTIONS]
             if unit not in journal.units:
                 scorer.reset()
                 journal.append(unit, score_prefixes(scorer, [parts for _, parts in part]))
-            judged += [
-                Judged(
+            scored += [
+                ScoredSolution(
                     labelled=solution,
-                    scored=ScoredSteps(solution.id, tuple(record["scores"]), solution.first_error),
+                    steps=ScoredSteps(solution.id, tuple(record["scores"]), solution.first_error),
                     cost=Cost(
                         scored_tokens=record["tokens"], flops=record["tokens"] * scorer.flops_per_token
                     ),
@@ -162,7 +168,7 @@ def judge_solutions(
                 for (solution, _), record in zip(part, journal.units[unit], strict=True)
             ]
             bar.advance(len(part))
-    return judged
+    return scored
 
 
 def score_prefixes(
@@ -179,12 +185,12 @@ def score_prefixes(
     return records
 
 
-def choose_thresholds(name: str, judged: Sequence[Judged], context: Context) -> dict[Rule, float]:
+def choose_thresholds(name: str, scored: Sequence[ScoredSolution], context: Context) -> dict[Rule, float]:
     """The threshold of each rule, chosen on the half that is kept for it; none where there is too little to choose
     and measure on."""
-    selection = [one.scored for one in judged if is_for_selection(one.scored)]
+    selection = [one.steps for one in scored if is_for_selection(one.steps)]
     try:
-        if len(selection) == len(judged):
+        if len(selection) == len(scored):
             raise RequestError("no solution is left to measure on")
         return {rule: choose_threshold(selection, rule) for rule in RULES}
     except RequestError as error:
@@ -193,7 +199,12 @@ def choose_thresholds(name: str, judged: Sequence[Judged], context: Context) -> 
 
 
 def describe_rows(
-    name: str, judged: Sequence[Judged], config: Config, context: Context, model_id: str, eval_s: float
+    name: str,
+    scored: Sequence[ScoredSolution],
+    config: Config,
+    context: Context,
+    model_id: str,
+    eval_s: float,
 ) -> RowContext:
     """What the rows of one set share."""
     trained = read_json(context.inputs[config.reward_model] / "manifest.json")["ledger"]
@@ -203,7 +214,7 @@ def describe_rows(
         model_id=model_id,
         suite=name,
         suite_hash=content_hash(
-            [[one.labelled.id, [step.text for step in one.labelled.steps]] for one in judged]
+            [[one.labelled.id, [step.text for step in one.labelled.steps]] for one in scored]
         ),
         strategy="",
         seed=context.seed,
@@ -217,23 +228,23 @@ def count_set(
     outcome: Outcome,
     name: str,
     drawn: LabelledSet,
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredSolution],
     thresholds: Mapping[Rule, float],
 ) -> None:
     """Add one set to what the manifest says."""
-    dropped = +Counter({**drawn.dropped, "longer_than_context": len(drawn.solutions) - len(judged)})
-    outcome.kept = (outcome.kept or 0) + len(judged)
+    dropped = +Counter({**drawn.dropped, "longer_than_context": len(drawn.solutions) - len(scored)})
+    outcome.kept = (outcome.kept or 0) + len(scored)
     outcome.dropped |= {f"{name}: {reason}": count for reason, count in dropped.items()}
     outcome.facts[name] = {
-        "solutions": len(judged),
-        "erroneous": sum(one.labelled.first_error is not None for one in judged),
+        "solutions": len(scored),
+        "erroneous": sum(one.labelled.first_error is not None for one in scored),
         "right_answer_all_the_same": sum(
-            one.labelled.first_error is not None and one.labelled.is_answer_right is True for one in judged
+            one.labelled.first_error is not None and one.labelled.is_answer_right is True for one in scored
         ),
         "thresholds": dict(thresholds),
     }
-    outcome.ledger.scored_tokens += sum(one.cost.scored_tokens for one in judged)
-    outcome.ledger.eval_flops += sum(one.cost.flops for one in judged)
+    outcome.ledger.scored_tokens += sum(one.cost.scored_tokens for one in scored)
+    outcome.ledger.eval_flops += sum(one.cost.flops for one in scored)
 
 
 def compare(config: Config, table: Table, context: Context) -> list[Row]:
