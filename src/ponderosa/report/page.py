@@ -132,7 +132,7 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
         ),
         (
             "Attempts",
-            "What the models wrote, step by step. Each step was executed; what it printed follows it.",
+            "What the models wrote, step by step. Steps of code were executed; what they printed follows them.",
             _or_missing(render_attempts(run), "sample attempts"),
         ),
         ("Search trees", LEGEND, render_trees(run)),
