@@ -431,3 +431,20 @@ def test_the_reference_solution_quotes_only_sentences_of_the_question() -> None:
         first = render_code_steps(load_graph(problem))[0].text
         for quote in re.findall(r"^# (.*\.)$", first, re.MULTILINE):
             assert quote in problem.question
+
+
+def test_solutions_compute_what_they_quoted_from_the_last_quote_to_the_first() -> None:
+    for problem in draw(50, min_operations=2, max_operations=5):
+        graph = load_graph(problem)
+        owners = {
+            render_statement(graph, index): graph.quantities[index].owner
+            for index in range(len(graph.quantities))
+        }
+        worked = QUANTITIES.work_out(problem)
+        quoting, *computing = [step.text for step in worked.steps]
+        quoted = [owners[line.removeprefix("# ")] for line in quoting.splitlines()]
+        assigned = re.findall(r"^(\w+) = ", "\n".join(computing), re.MULTILINE)
+        assert assigned == [owner.lower() for owner in reversed(quoted)]
+        in_prose = re.findall(r"(\w+): [^.]* = \d+\.", worked.prose)
+        assert in_prose == [owner for owner in reversed(quoted) if owner in in_prose]
+        assert len(in_prose) == len(computing)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 PAGE_TOKENS = 32
-"""Smaller pages waste less behind the last token of a row; larger ones are fewer to merge."""
+"""Smaller pages waste less behind the last token of a row; larger ones are fewer to look up."""
 MAX_IDLE_FRAC = 0.125
 """Share of pages read in vain that a decode step puts up with."""
 

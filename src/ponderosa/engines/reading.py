@@ -1,9 +1,9 @@
 """In which order a decode step reads pages. No torch.
 
 Each page is read once for all rows that hold it: pages with one reader in one product, pages with several in another,
-their queries stacked (Juravsky et al., 2024, "Hydragen"). What a row learns from each of its pages is merged
-afterwards. A page with far more readers than most is read again, from a copy, for those that do not fit, so that the
-others are not padded to its number.
+their queries stacked (Juravsky et al., 2024, "Hydragen"). The scores of a row's pages are laid end to end under one softmax, and what it
+reads from each is added up. A page with far more readers than most is read again, from a copy, for those that do not
+fit, so that the others are not padded to its number.
 """
 
 from dataclasses import dataclass

@@ -52,7 +52,7 @@ from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL
 from ponderosa.tasks.step_labels import LabelledSolution, find_labelled
 
-VERSION = 1
+VERSION = 2
 TABLE = "solutions.parquet"
 PLANTED = "planted"
 UNIT_SOLUTIONS = 32

@@ -63,8 +63,8 @@ def express(graph: Graph, index: int) -> str:
 
 
 def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -> list[Step]:
-    """The reference solution: a step that quotes what is needed, then one for each operation, with the given numbers
-    it is the first to come after; the last prints.
+    """The reference solution: a step that quotes what is needed, then a step for each operation, which first assigns
+    the given numbers that come before it; the last prints.
 
     replaced: by quantity, code to assign in place of the true one.
     """
