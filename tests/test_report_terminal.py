@@ -6,7 +6,14 @@ import pytest
 from rich.console import Console
 
 from ponderosa.report.charts import Point, Series, render_curve, render_whiskers
-from ponderosa.report.numbers import format_amount, format_duration, format_p, format_percent, format_points
+from ponderosa.report.numbers import (
+    format_amount,
+    format_duration,
+    format_interval,
+    format_p,
+    format_percent,
+    format_points,
+)
 from ponderosa.report.run import load_run
 from ponderosa.report.table import list_shown_rows
 from ponderosa.report.terminal import (
@@ -84,7 +91,7 @@ def test_a_sweep_prints_its_arms_against_the_first(tmp_path) -> None:
         "p",
     ]
     assert [line.split("  ")[0] for line in lines[3:]] == list(ARMS)
-    assert f"[{100 * longer['low']:.1f}, {100 * longer['high']:.1f}]" in lines[4]
+    assert format_interval(longer["low"], longer["high"]) in lines[4]
     assert lines[4].endswith(f"{longer['p_holm']:.2g}")
     assert "**midtrain on quantities" in render_run_table(folder, layout="markdown")
 
@@ -155,6 +162,9 @@ def test_rich_prints_model_text_literally(text) -> None:
         (format_percent(float("nan")), "—"),
         (format_percent(True), "—"),
         (format_points(-0.031), "−3.1"),
+        (format_interval(-0.03, 0.0), "[−3.0, 0.0]"),
+        (format_interval(-12.5, -2, is_frac=False), "[−12.5, −2.0]"),
+        (format_interval(0.1, None), "—"),
         (format_p(0.0), "p < 1e-300"),
         (format_p(0.04321), "p = 0.043"),
         (format_p(1.0), "p = 1"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ponderosa.report.html import Html, tag
-from ponderosa.report.numbers import format_tick
+from ponderosa.report.numbers import format_interval, format_percent, format_tick
 
 WIDTH, HEIGHT = 360, 225
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 40
@@ -172,10 +172,8 @@ def render_legend(series: Sequence[Series]) -> Html:
 
 def _spell(point: Point) -> str:
     """A fraction and its interval, in percent."""
-    whole = (
-        "" if point.low is None or point.high is None else f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
-    )
-    return f"{100 * point.y:.1f}%{whole}"
+    whole = "" if point.low is None or point.high is None else f" {format_interval(point.low, point.high)}"
+    return f"{format_percent(point.y)}{whole}"
 
 
 def _is_drawable(point: Point) -> bool:

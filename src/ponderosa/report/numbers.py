@@ -39,7 +39,7 @@ def format_interval(low: Any, high: Any, *, is_frac: bool = True) -> str:
     if ends[0] is None or ends[1] is None:
         return MISSING
     scale = 100 if is_frac else 1
-    return f"[{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]"
+    return f"[{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]".replace("-", "−")
 
 
 def format_range(values: Sequence[float]) -> str:
