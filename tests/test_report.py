@@ -11,7 +11,7 @@ import pytest
 
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.report import write_report
-from ponderosa.report.numbers import format_tick
+from ponderosa.report.numbers import format_interval, format_tick
 from ponderosa.report.terminal import render_run_table
 from synthetic_run import build_run
 from synthetic_sweep import ARMS, build_sweep
@@ -339,7 +339,7 @@ def test_a_sweep_shows_each_arm_against_the_first_and_says_what_the_test_says(sw
         assert arm in page.text
     for test in summary["sweep"]["tests"]:
         points = f"{100 * (test['value_b'] - test['value_a']):+.1f}".replace("-", "−")
-        interval = f"[{100 * test['low']:.1f}, {100 * test['high']:.1f}]"
+        interval = format_interval(test["low"], test["high"])
         assert f"{points} points {interval} p = {test['p_value']:.2g}" in page.text
         assert f"{test['p_holm']:.2g}" in page.text
         own = test["by_seed"][0]
