@@ -31,7 +31,7 @@ STAGE_HEADER = (
     "95% interval",
     "seeds",
     "n",
-    "vs the stage before",
+    "against the model before",
     "tokens",
     "time",
 )
