@@ -448,3 +448,15 @@ def test_solutions_compute_what_they_quoted_from_the_last_quote_to_the_first() -
         in_prose = re.findall(r"(\w+): [^.]* = \d+\.", worked.prose)
         assert in_prose == [owner for owner in reversed(quoted) if owner in in_prose]
         assert len(in_prose) == len(computing)
+
+
+def test_a_step_for_each_quantity_writes_the_same_program_in_more_steps(sandbox: Sandbox) -> None:
+    for problem, other in zip(draw(20), draw(20, step_unit="quantity"), strict=True):
+        assert (other.id, other.question, other.answer) == (problem.id, problem.question, problem.answer)
+        steps, others = (QUANTITIES.work_out(each).steps for each in (problem, other))
+        quotes = steps[0].text.splitlines()
+        assert len(others) == 1 + len(quotes)
+        code = [[step.code for step in each if step.code] for each in (steps, others)]
+        programs = [re.findall(r"^[^#].*$", "\n".join(each), re.MULTILINE) for each in code]
+        assert programs[0] == programs[1]
+        assert run_code(other, "\n".join(code[1]), sandbox) == problem.answer

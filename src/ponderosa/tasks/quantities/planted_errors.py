@@ -20,7 +20,7 @@ from ponderosa.identity import content_hash, derive_seed
 from ponderosa.records import Problem
 from ponderosa.tasks.quantities.graph import Graph, Quantity, find_needed
 from ponderosa.tasks.quantities.relations import BY_NAME
-from ponderosa.tasks.quantities.task import load_graph
+from ponderosa.tasks.quantities.task import find_step_unit, load_graph
 from ponderosa.tasks.quantities.wording import (
     express,
     find_assignment_order,
@@ -55,7 +55,7 @@ def label_solution(
         return LabelledSolution(
             content_hash([problem.id, "true"]),
             problem,
-            tuple(render_code_steps(load_graph(problem))),
+            tuple(render_code_steps(load_graph(problem), find_step_unit(problem))),
             first_error=None,
             is_answer_right=True,
         )
@@ -83,8 +83,9 @@ def plant_error(
 
 
 def _build(problem: Problem, kind: ErrorKind, program: _Program) -> LabelledSolution:
-    steps = render_code_steps(program.graph, program.replaced)
-    true_steps = render_code_steps(load_graph(problem))
+    step_unit = find_step_unit(problem)
+    steps = render_code_steps(program.graph, step_unit, program.replaced)
+    true_steps = render_code_steps(load_graph(problem), step_unit)
     differing = [
         place for place, (step, true) in enumerate(zip(steps, true_steps, strict=True)) if step != true
     ]

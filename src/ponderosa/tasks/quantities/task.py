@@ -32,6 +32,7 @@ from ponderosa.tasks.quantities.graph import (
 )
 from ponderosa.tasks.quantities.relations import ITEMS, NAMES, RELATIONS
 from ponderosa.tasks.quantities.wording import (
+    StepUnit,
     render_code_steps,
     render_prose,
     render_question,
@@ -63,6 +64,11 @@ class QuantitiesOptions(Config):
     num_names: int = Field(len(NAMES), ge=8, le=len(NAMES), description="how many different owners")
     num_items: int = Field(len(ITEMS), ge=1, le=len(ITEMS), description="how many different items")
     num_phrasings: int = Field(3, ge=1, le=3, description="how many ways of saying each relation")
+    step_unit: StepUnit = Field(
+        "operation",
+        description="what a step of a worked solution is: an operation and the given numbers before it, or any one "
+        "quantity; the latter is longer, and a model that learns it counts operations less",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "QuantitiesOptions":
@@ -114,8 +120,8 @@ class QuantitiesTask:
 
     def work_out(self, problem: Problem) -> WorkedSolution:
         """The reference solution of a problem this task drew."""
-        graph = load_graph(problem)
-        return WorkedSolution(tuple(render_code_steps(graph)), render_prose(graph))
+        graph, step_unit = load_graph(problem), find_step_unit(problem)
+        return WorkedSolution(tuple(render_code_steps(graph, step_unit)), render_prose(graph, step_unit))
 
     def with_options(self, **options: Any) -> "QuantitiesTask":
         merged = {**self.options.model_dump(), **options}
@@ -125,7 +131,7 @@ class QuantitiesTask:
         """One problem of `split` that needs `operations` operations."""
         graph = self.draw_graph(random, split, operations)
         question = render_question(graph, random, max_phrasings=self.options.num_phrasings)
-        return build_problem(graph, question, split)
+        return build_problem(graph, question, split, self.options.step_unit)
 
     def draw_graph(self, random: Random, split: str, operations: int) -> Graph:
         """One graph of `split`: a shape drawn alike for every split that shares it, then numbers until they fit.
@@ -172,8 +178,8 @@ def find_content_split(graph: Graph) -> str:
     return next(split for split, end in SPLIT_ENDS.items() if bucket < end)
 
 
-def build_problem(graph: Graph, question: str, split: str) -> Problem:
-    """The problem record of a graph; `meta` is enough to rebuild the graph."""
+def build_problem(graph: Graph, question: str, split: str, step_unit: StepUnit = "operation") -> Problem:
+    """The problem record of a graph; `meta` is enough to rebuild the graph and write its solution."""
     quantities = [
         [q.owner, q.item, q.relation, list(q.inputs), list(q.literals), q.phrasing] for q in graph.quantities
     ]
@@ -182,13 +188,20 @@ def build_problem(graph: Graph, question: str, split: str) -> Problem:
         answer=str(evaluate_graph(graph)[graph.asked]),
         source="quantities",
         split=split,
-        solution=render_prose(graph).strip(),
+        solution=render_prose(graph, step_unit).strip(),
         meta={
             "operations": count_operations(graph),
             "shape": content_hash(describe_shape(graph)),
             "graph": {"quantities": quantities, "asked": graph.asked},
+            **({"step_unit": step_unit} if step_unit != "operation" else {}),
         },
     )
+
+
+def find_step_unit(problem: Problem) -> StepUnit:
+    """What a step of the problem's worked solution is."""
+    step_unit: StepUnit = problem.meta.get("step_unit", "operation")
+    return step_unit
 
 
 def load_graph(problem: Problem) -> Graph:
@@ -219,7 +232,7 @@ def renumber_problem(problem: Problem, seed: int) -> tuple[Problem, dict[int, in
         for old, new in zip(before.literals, after.literals, strict=True)
     }
     question = substitute_literals(problem.question, mapping)
-    return build_problem(numbered, question, problem.split), mapping
+    return build_problem(numbered, question, problem.split, find_step_unit(problem)), mapping
 
 
 QUANTITIES = QuantitiesTask(QuantitiesOptions())

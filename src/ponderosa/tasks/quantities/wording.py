@@ -9,10 +9,13 @@ that attention learns first; which quote is next is read off the quotes too, fro
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Literal
 
 from ponderosa.records import Step
 from ponderosa.tasks.quantities.graph import Graph, Quantity, evaluate_graph
 from ponderosa.tasks.quantities.relations import BY_NAME
+
+StepUnit = Literal["operation", "quantity"]
 
 QUESTIONS = (
     "How many {item} does {t} have?",
@@ -62,9 +65,11 @@ def express(graph: Graph, index: int) -> str:
     return _substitute(quantity, [name_variable(graph.quantities[read]) for read in quantity.inputs])
 
 
-def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -> list[Step]:
+def render_code_steps(
+    graph: Graph, step_unit: StepUnit = "operation", replaced: Mapping[int, str] | None = None
+) -> list[Step]:
     """The reference solution: a step that quotes what is needed, then a step for each operation, which first assigns
-    the given numbers that come before it; the last prints.
+    the given numbers that come before it, or a step for each quantity, given ones too; the last prints.
 
     replaced: by quantity, code to assign in place of the true one.
     """
@@ -77,7 +82,7 @@ def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -
     steps = ["\n".join(quotes)]
     given: list[str] = []
     for index in find_assignment_order(graph):
-        if graph.quantities[index].relation == "given":
+        if graph.quantities[index].relation == "given" and step_unit == "operation":
             given.append(assign(index))
         else:
             steps.append("\n".join([*given, f"# {_explain(graph, index)}", assign(index)]))
@@ -87,7 +92,7 @@ def render_code_steps(graph: Graph, replaced: Mapping[int, str] | None = None) -
     return [Step(text=text, code=text) for text in steps]
 
 
-def render_prose(graph: Graph) -> str:
+def render_prose(graph: Graph, step_unit: StepUnit = "operation") -> str:
     """The same reasoning without code: sentences quoted, sums worked out in the text, the answer after ####."""
     values = evaluate_graph(graph)
     lines = [render_statement(graph, index) for index in find_lookup_order(graph)]
@@ -95,6 +100,8 @@ def render_prose(graph: Graph) -> str:
         quantity = graph.quantities[index]
         if quantity.relation != "given":
             lines.append(f"{quantity.owner}: {_arithmetic(graph, quantity, values)} = {values[index]}.")
+        elif step_unit == "quantity":
+            lines.append(f"{quantity.owner}: {values[index]}.")
     return f" {' '.join(lines)}\n#### {values[graph.asked]}"
 
 
