@@ -198,13 +198,12 @@ def _render_slice_chart(run: Run, members: Sequence[_Sliced]) -> Html:
 
 def _render_slice_numbers(key: str, sizes: Mapping[str, object], series: Sequence[Series]) -> Html:
     """The chart's values as a table: a row for each slice, a column for each stage."""
-    names = (key, "n", *(one.name for one in series))
+    names = (key, *(one.name for one in series))
     by_position = [{int(point.x): point for point in one.points} for one in series]
     rows = [
         tag(
             "tr",
-            tag("td", value),
-            tag("td", format_count(n)),
+            tag("td", value, " ", tag("small", f"n = {format_count(n)}")),
             [_render_estimate(points.get(i)) for points in by_position],
         )
         for i, (value, n) in enumerate(sizes.items())
