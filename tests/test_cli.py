@@ -418,6 +418,15 @@ def test_everything_there_is_to_choose_from_is_listed(what: str, cli: Cli) -> No
     assert expected[what] in names
 
 
+def test_list_alone_says_what_there_is_to_list_and_how(cli: Cli) -> None:
+    code, output, errors = cli("list")
+
+    *kinds, empty, hint = output.splitlines()
+    assert (code, errors, empty) == (0, "", "")
+    assert [line.split()[0] for line in kinds] == list(CATALOGUES)
+    assert "`ponderosa list recipes`" in hint
+
+
 def test_doctor_says_what_the_machine_can_do(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
