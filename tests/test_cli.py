@@ -474,6 +474,22 @@ def test_evaluate_writes_its_rows(model: Path, cli: Cli, tmp_path: Path) -> None
     assert all(row["eval_s"] > 0 for row in rows)
 
 
+def test_evaluate_says_which_rows_of_a_file_it_leaves_out(
+    model: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"{n}?", "answer": n, "split": split} for n, split in enumerate(("test", "train"))]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"answer": 1}]))
+
+    code, _, errors = cli("evaluate", model, "--suite", "rows.jsonl", "--max-tokens", "8")
+
+    assert code == 0
+    assert errors.splitlines()[:2] == [
+        "left out rows.jsonl:3: 'question' is missing or empty",
+        "left out rows.jsonl: 1 of 3 rows are of split train, not test",
+    ]
+
+
 def test_evaluate_takes_the_options_of_a_task(model: Path, cli: Cli, tmp_path: Path) -> None:
     arguments = ["evaluate", model, "--suite", "quantities", "--limit", "4", "--max-tokens", "4", "-q"]
     options = ["--set", "min_operations=5", "--set", "relations=[more, fewer]"]

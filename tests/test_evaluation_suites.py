@@ -64,6 +64,19 @@ def test_a_file_is_a_suite_and_its_refused_rows_are_kept_with_their_reason(tmp_p
     assert len(load_suite(name, seed=1, base=tmp_path, limit=1).problems) == 1
 
 
+def test_rows_of_other_splits_are_counted_and_said_beside_the_refused_ones(tmp_path) -> None:
+    splits = ["train", None, "train", "selection", "test", "train"]
+    rows = [{"question": f"{n}?", "answer": n, "split": split} for n, split in enumerate(splits)]
+    name = write_problems(tmp_path / "mine.jsonl", [*rows, {"answer": "no question"}])
+    assert load_suite(name, seed=1, base=tmp_path).left_out == [
+        "mine.jsonl:7: 'question' is missing or empty",
+        "mine.jsonl: 3 of 7 rows are of split train, not test",
+        "mine.jsonl: 1 of 7 rows are of split selection, not test",
+    ]
+    chosen = load_suite(name, seed=1, base=tmp_path, purpose="selection")
+    assert chosen.left_out[-1] == "mine.jsonl: 2 of 7 rows are of split test, not selection"
+
+
 def test_the_hash_is_of_what_is_asked_and_not_of_names(tmp_path) -> None:
     rows = [{"question": "1+1?", "answer": "2"}]
     one = load_suite(write_problems(tmp_path / "a.jsonl", rows), seed=1, base=tmp_path)

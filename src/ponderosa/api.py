@@ -140,8 +140,8 @@ class Reasoner:
         chosen = self._get_strategy(strategy, samples, search)
         started_at = time.monotonic()
         drawn = load_suite(suite, seed=seed, limit=limit, options=options, base=Path())
-        for row in drawn.quarantined:
-            progress.say(f"left out {row.file}:{row.line}: {row.reason}")
+        for line in drawn.left_out:
+            progress.say(f"left out {line}")
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
             graded = evaluate_model(
                 self.engine,

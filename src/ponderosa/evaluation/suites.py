@@ -89,13 +89,17 @@ SUITES = {
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Problems to evaluate on. Ids are distinct; every problem is of a split that fits the purpose."""
+    """Problems to evaluate on. Ids are distinct; every problem is of a split that fits the purpose.
+
+    quarantined: refused rows of a problem file. other_splits: what else in it is not asked, in words.
+    """
 
     name: str
     purpose: Purpose
     problems: tuple[Problem, ...]
     slice_keys: tuple[str, ...] = ()
     quarantined: tuple[QuarantinedRow, ...] = ()
+    other_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -110,6 +114,11 @@ class Suite:
     def content_hash(self) -> str:
         """Hash of what is asked and how it is checked, whatever the suite is called."""
         return content_hash([[p.id, p.question, p.answer, p.verifier] for p in self.problems])
+
+    @property
+    def left_out(self) -> list[str]:
+        """Which rows of a problem file are not in the suite and why, in lines to tell the user."""
+        return [*(f"{row.file}:{row.line}: {row.reason}" for row in self.quarantined), *self.other_splits]
 
 
 def find_suite(name: str) -> SuiteRecipe:
@@ -150,8 +159,15 @@ def load_suite(
         split=split,
         options={**recipe.options, **(options or {})},
     )
-    quarantined = task.load(split).quarantined if isinstance(task, JsonlTask) else []
-    suite = Suite(name, purpose, tuple(drawn), recipe.slice_keys, tuple(quarantined))
+    rows = task if isinstance(task, JsonlTask) else None
+    suite = Suite(
+        name,
+        purpose,
+        tuple(drawn),
+        recipe.slice_keys,
+        quarantined=tuple(rows.load(split).quarantined) if rows else (),
+        other_splits=tuple(rows.describe_other_splits(split)) if rows else (),
+    )
     log.debug(f"suite {name}: {len(drawn)} problems of split {split}, hash {suite.content_hash}")
     return suite
 

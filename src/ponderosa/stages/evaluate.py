@@ -205,10 +205,10 @@ def _open_bench(config: Config, context: Context) -> Iterator[_Bench]:
 
 
 def draw_suite(item: SuiteConfig, context: Context) -> Suite:
-    """The suite's problems for this recipe's seed; rows that cannot be used are told about."""
+    """The suite's problems for this recipe's seed; rows of a file that are not asked are told about."""
     suite = draw_problems(item, context.seed, context.base)
-    for row in suite.quarantined:
-        context.progress.say(f"left out {row.file}:{row.line}: {row.reason}")
+    for line in suite.left_out:
+        context.progress.say(f"left out {line}")
     return suite
 
 

@@ -8,6 +8,7 @@ A named benchmark is looked for at a given path, then in $PONDEROSA_DATA, then o
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +144,19 @@ class JsonlTask:
     def list_quarantined(self, split: str) -> list[QuarantinedRow]:
         """The refused rows of the file that holds a split."""
         return self.load(split).quarantined
+
+    def describe_other_splits(self, split: str) -> list[str]:
+        """How many rows of the file are usable but of another split, a line for each of those. A named benchmark has
+        files of its own for its splits."""
+        if self.path is None:
+            return []
+        problems, quarantined = load_jsonl(self.path)
+        others = Counter(problem.split for problem in problems if problem.split != split)
+        num_rows = len(problems) + len(quarantined)
+        return [
+            f"{self.path.name}: {count} of {num_rows} rows are of split {other}, not {split}"
+            for other, count in others.items()
+        ]
 
     def generate(self, count: int, seed: int, split: str, **options: Any) -> Iterator[Problem]:
         """Up to `count` problems, chosen and ordered by the seed."""
