@@ -2,9 +2,14 @@
 
 import gzip
 import json
+import socket
 import sys
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import ModuleType
+from threading import Thread
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -115,15 +120,74 @@ def test_an_absent_benchmark_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tm
         SVAMP.load("test")
 
 
-def test_hub_rows_are_converted_to_our_fields(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    hub = ModuleType("datasets")
-    row = {"question": "How many?", "answer": "It is 5+2=<<5+2=7>>7.\n#### 7"}
-    hub.load_dataset = lambda path, config, split: [row, row]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", hub)
+HUB_ROW = {"question": "How many?", "answer": "It is 5+2=<<5+2=7>>7.\n#### 7"}
+
+
+class HubClient(ModuleType):
+    """`datasets` at an endpoint, with rows that the hub has and rows that were kept of an earlier visit."""
+
+    def __init__(self, endpoint: str, *, on_hub: Sequence[Any] = (), kept: Sequence[Any] = ()) -> None:
+        super().__init__("datasets")
+        self.config = SimpleNamespace(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE=False)
+        self.on_hub, self.kept = on_hub, kept
+
+    def load_dataset(self, path: str, config: str | None, split: str) -> Sequence[Any]:
+        rows = self.kept if self.config.HF_HUB_OFFLINE else self.on_hub
+        if not rows:
+            raise FileNotFoundError("not kept" if self.config.HF_HUB_OFFLINE else "retried in vain")
+        return rows
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def endpoint(online: None) -> Iterator[str]:
+    """Where something answers, if only to say that it does not know the method."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def dead_endpoint(online: None) -> str:
+    """Where nothing answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_hub_rows_are_converted_to_our_fields(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", HubClient(endpoint, on_hub=[HUB_ROW, HUB_ROW]))
     monkeypatch.setenv("PONDEROSA_DATA", str(tmp_path))
     problems, quarantined = GSM8K.load("test")
-    assert [(p.answer, p.solution, p.split) for p in problems] == [("7", row["answer"], "test")]
+    assert [(p.answer, p.solution, p.split) for p in problems] == [("7", HUB_ROW["answer"], "test")]
     assert len(quarantined) == 1
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(
+    dead_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = HubClient(dead_endpoint)
+    monkeypatch.setitem(sys.modules, "datasets", client)
+    monkeypatch.setenv("PONDEROSA_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=rf"hub \({dead_endpoint}: .*refused.*PONDEROSA_DATA"):
+        GSM8K.load("test")
+    assert not client.config.HF_HUB_OFFLINE
+
+
+def test_what_was_kept_of_an_earlier_visit_serves_where_the_hub_does_not_answer(
+    dead_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", HubClient(dead_endpoint, kept=[HUB_ROW]))
+    monkeypatch.setenv("PONDEROSA_DATA", str(tmp_path))
+    assert [problem.answer for problem in GSM8K.load("test").problems] == ["7"]
 
 
 def test_the_real_benchmarks_load_whole(benchmark_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

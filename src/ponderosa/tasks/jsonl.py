@@ -21,6 +21,7 @@ from ponderosa.tasks.custom import load_checker, register_checkers
 from ponderosa.tasks.quarantine import QuarantinedRow, collect_items, read_items
 
 FIELDS = frozenset({"question", "answer", "verifier", "id", "source", "split", "solution", "meta"})
+HUB_TIMEOUT_S = 2.0
 
 
 class Loaded(NamedTuple):
@@ -200,14 +201,12 @@ def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
     remedy = "put the file into a folder and set PONDEROSA_DATA to it"
     assert task.hub is not None
     try:
-        import datasets
+        rows = _load_hub_rows(task.hub, split)
     except ImportError:
         raise DataError(
             f"{absent}, and the package `datasets`, which asks the Hugging Face hub, is not installed; {remedy}, or "
             "install the extra `hub` (in a clone: pip install -e '.[hub]')"
         ) from None
-    try:
-        rows = datasets.load_dataset(task.hub.path, task.hub.config, split=split)
     except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
         (reason, *_) = str(error).splitlines() or [type(error).__name__]
         raise DataError(
@@ -221,6 +220,29 @@ def _load_from_hub(task: JsonlTask, split: str) -> Loaded:
             file=task.hub.path,
         )
     )
+
+
+def _load_hub_rows(hub: HubSource, split: str) -> Any:
+    """A dataset's rows from the hub or, if the hub does not answer, from what its client has kept.
+
+    The client asks a hub that does not answer for half a minute, so one request of our own goes before. Raises
+    ImportError without the client, and whatever it raises.
+    """
+    import datasets
+    from huggingface_hub import get_session
+
+    settings = datasets.config
+    try:
+        get_session().head(settings.HF_ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # of the HTTP library, which differs between the client's versions
+        was_offline, settings.HF_HUB_OFFLINE = settings.HF_HUB_OFFLINE, True
+        try:
+            return datasets.load_dataset(hub.path, hub.config, split=split)
+        except Exception:
+            raise DataError(f"{settings.HF_ENDPOINT}: {error}") from error
+        finally:
+            settings.HF_HUB_OFFLINE = was_offline
+    return datasets.load_dataset(hub.path, hub.config, split=split)
 
 
 def _convert_gsm8k(row: Mapping[str, Any]) -> dict[str, Any]:
