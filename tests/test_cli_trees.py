@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ponderosa.cli.models import UNGUIDED
+from ponderosa.search.registry import CLASSES
 from test_cli import Cli, cli, model
 
 __all__ = ["cli", "model"]
@@ -15,13 +17,17 @@ def test_a_tree_is_printed_once_where_there_is_no_terminal(model: Path, cli: Cli
     code, output, errors = cli("solve", model, QUESTION, "--strategy", "mcts", "--show-tree", *SMALL)
 
     assert code == 0
-    assert errors == ""
+    assert errors.count("has no reward model") == errors.count("\n") == 1
     assert output.count(QUESTION) == 1
     assert output.count("mcts · ") == 1
     assert "└ " in output
     assert "stopped: " in output
     assert output.splitlines()[-1].startswith("answer: ")
     assert all(char == "\n" or char.isprintable() for char in output), ascii(output)
+
+
+def test_a_search_that_could_use_a_reward_model_and_has_none_says_what_it_goes_by() -> None:
+    assert set(UNGUIDED) == {name for name, cls in CLASSES.items() if cls.reward_model == "optional"}
 
 
 def test_a_tree_is_written_as_a_page(model: Path, cli: Cli, tmp_path: Path) -> None:

@@ -21,6 +21,13 @@ from ponderosa.cli.options import (
     Temperature,
     Verbose,
 )
+from ponderosa.progress import Progress
+
+UNGUIDED = {
+    "beam": "it keeps the steps that the model finds likeliest, right or wrong, and a vote decides",
+    "mcts": "every answer is worth the same to it, only failures teach it something, and a vote decides",
+}
+"""What a search goes by that can use a reward model and has none (docs/search.md)."""
 
 
 def solve(
@@ -49,7 +56,7 @@ def solve(
     \b
     Example: ponderosa solve runs/quickstart/models/sft "Tom has 3 apples. Ana has 4 more apples than Tom. How many apples does Ana have?"
     """
-    from ponderosa.console import TreeDrawing, print_tree
+    from ponderosa.console import TreeDrawing, build_progress, print_tree
     from ponderosa.report.page import write_tree_page
     from ponderosa.report.terminal import escape_terminal
     from ponderosa.search.registry import check_grows_tree
@@ -57,6 +64,7 @@ def solve(
     if show_tree or tree_page:
         check_grows_tree(strategy)
     parameters = _parse_search(strategy, samples, search, reward_model)
+    _hint_at_reward_model(strategy, reward_model, build_progress())
     with (
         _load(model, device, dtype, format, reward_model) as reasoner,
         TreeDrawing(question) as drawing,
@@ -137,6 +145,8 @@ def evaluate(
     for assignment in assignments or []:
         set_path(options, assignment)
     parameters = _parse_search(strategy, samples, search, reward_model)
+    progress = build_progress(quiet=quiet)
+    _hint_at_reward_model(strategy, reward_model, progress)
     with _load(model, device, dtype, format, reward_model) as reasoner:
         rows = reasoner.evaluate(
             suite,
@@ -148,7 +158,7 @@ def evaluate(
             seed=seed,
             temperature=temperature,
             max_tokens=max_tokens,
-            progress=build_progress(quiet=quiet),
+            progress=progress,
         )
     if json_out is not None:
         write_json(json_out, {"schema": 1, "rows": rows})
@@ -167,6 +177,11 @@ def _parse_search(
         set_path(parameters, assignment, option="--search")
     check_reward_model(get_strategy(strategy, samples, parameters), is_given=reward_model is not None)
     return parameters
+
+
+def _hint_at_reward_model(strategy: str, reward_model: Path | None, progress: Progress) -> None:
+    if reward_model is None and strategy in UNGUIDED:
+        progress.say(f"{strategy} has no reward model: {UNGUIDED[strategy]}; --reward-model DIR gives it one")
 
 
 @contextmanager
