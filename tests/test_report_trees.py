@@ -197,6 +197,12 @@ def test_a_step_shows_its_code_output_and_numbers() -> None:
         assert piece in text
 
 
+def test_a_tree_without_scores_has_no_column_for_them() -> None:
+    shown = show_tree(9)
+    assert 'class="tree"' in render_tree_page(shown)
+    assert 'class="tree unscored"' in render_tree_page(change_nodes(shown, score=None))
+
+
 def test_the_chosen_solution_is_open_and_marked_and_the_rest_closed(large: ShownTree) -> None:
     text = render_tree_page(large)
     path = large.tree.list_path(large.chosen)
@@ -387,6 +393,56 @@ def test_a_line_shows_visits_q_score_output_and_multiplicity() -> None:
     assert line == "   12  −0.62  +0.41   └ # Ben has twice as many. · ben = 2 * ada → 28 29 ×3"
 
 
+def test_three_dead_ends_of_one_step_are_one_line_with_their_reasons_and_two_are_not() -> None:
+    failed = Step("x", "x", "NameError", "error")
+    dead = [
+        replace(build_node(0, 2, finish="stop"), step=failed),
+        build_node(0, 1, finish="length"),
+        replace(build_node(0, 2, finish="stop"), step=failed),
+    ]
+    alive = build_node(0, 4, "y", finish="stop", answer="51")
+    shown = build_shown(build_node(None, 9, "a"), dead[0], alive, *dead[1:])
+
+    lines = render_tree_text(shown).plain.split("\n")[4:]
+    assert [line[20:] for line in lines] == ["  └ a", "    ├ † 3 dead: 2 error, 1 cut off", "    └ y ■ 51"]
+    assert lines[1][:20] == "    5               "
+    assert "dead" not in list_tree_lines(build_shown(build_node(None), *dead[:2]))
+    assert list_tree_lines(shown, most_lines=5) == ["  └ a … 4 more"]
+
+    deeper = [build_node(0, 8, "y"), build_node(4, 7, "z"), build_node(5, 6, "w")]
+    shown = build_shown(build_node(None, 9, "a"), *dead, *deeper)
+    assert list_tree_lines(shown, most_lines=8) == [
+        *("  └ a", "    ├ † 3 dead: 2 error, 1 cut off", "    └ y", "      └ z … 1 more")
+    ]
+
+
+def test_dead_ends_keep_their_line_where_one_is_chosen_or_goes_on() -> None:
+    dead = [build_node(0, 1, f"s{place}", finish="stop") for place in range(3)]
+    root, below = build_node(None), build_node(1, 1, "t")
+    assert len(list_tree_lines(build_shown(root, *dead, chosen=2))) == 4
+    assert len(list_tree_lines(build_shown(root, *dead, below))) == 5
+
+
+def test_a_column_that_no_step_fills_is_not_there() -> None:
+    def draw(**changes: Any) -> list[str]:
+        return render_tree_text(build_shown(replace(build_node(None, 3, "a"), **changes))).plain.split("\n")[
+            2:
+        ]
+
+    visited, searched, scored, bare = (
+        draw(value=0.5, score=0.25),
+        draw(value=0.5, score=None),
+        draw(visits=0, score=0.25),
+        draw(visits=0, score=None),
+    )
+    assert visited[0].startswith("N visits · Q mean value · RM reward model · * chosen")
+    assert visited[1:] == ["    N      Q     RM", "    3  +0.50  +0.25   └ a"]
+    assert searched[0].startswith("N visits · Q mean value · * chosen")
+    assert searched[1:] == ["    N      Q", "    3  +0.50   └ a"]
+    assert scored[1:] == ["    RM", " +0.25   └ a"]
+    assert bare == ["* chosen · ✓ right ✗ wrong ■ not judged † dead", "  └ a"]
+
+
 def test_an_empty_step_says_so_unless_it_ends_the_solution() -> None:
     ended = build_node(0, 1, " \n", finish="stop", answer="51")
     assert list_tree_lines(build_shown(build_node(None, 2, ""), ended)) == ["  └ (empty)", "    └  ■ 51"]
@@ -411,9 +467,10 @@ def test_a_drawing_has_no_more_lines_than_asked_for_and_accounts_for_every_step(
         for match in re.finditer(r"… (\d+) more(?: \((\d+) in all\))?", "\n".join(lines))
     )
     drawn = [line for line in lines if not re.match(r"  [│├└ ]*… ", line)]
+    folded = sum(int(number) - 1 for number in re.findall(r"† (\d+) dead: ", "\n".join(drawn)))
 
     assert len(lines) <= most_lines - 4
-    assert len(drawn) + left_out == num_nodes
+    assert len(drawn) + folded + left_out == num_nodes
 
 
 def test_the_chosen_solution_is_bold_and_drawn_before_all_others(large: ShownTree) -> None:

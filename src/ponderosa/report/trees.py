@@ -57,6 +57,7 @@ def render_tree(shown: ShownTree, *, name: str = "tree") -> Html:
     gold = None if shown.gold is None else tag("span", "gold ", tag("b", shown.gold, class_="model-text"))
     kept = _select_steps(shown)
     num_out = len(shown.tree.nodes) - len(kept)
+    is_scored = any(node.score is not None for node in shown.tree.nodes)
     left_out = f"{num_out:,} of {len(shown.tree.nodes):,} steps are left out: the last made, and the deepest"
     return tag(
         "article",
@@ -71,7 +72,7 @@ def render_tree(shown: ShownTree, *, name: str = "tree") -> Html:
         tag("p", left_out, class_="note") if num_out else None,
         _HEADING,
         _render_steps(shown, kept),
-        class_="tree",
+        class_="tree" if is_scored else "tree unscored",
     )
 
 
