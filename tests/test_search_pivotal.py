@@ -77,6 +77,9 @@ def test_of_two_hundred_planted_tokens_nine_in_ten_are_found_at_a_false_discover
     _, findings, truth, engine = search_planted(64, seed=5)
     assert len(truth.pivotal) >= 200
     check_planted(findings, truth)
+    marked = {find_key(one) for one in findings if one.cancels_neighbour}
+    assert marked
+    assert marked <= truth.cancelling
     assert engine.num_requests <= 64 * 4_000
 
 
