@@ -188,6 +188,20 @@ def test_a_recipe_is_tracked_in_the_same_stages_and_keeps_no_notes(tmp_path: Pat
     assert not list(out.rglob("*tracked*"))
 
 
+def test_what_tensorboard_was_sent_is_read_back_from_its_event_files(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = build_stage(tmp_path)
+    for losses in ({1: 2.0, 2: 1.5}, {2: 9.0, 3: 1.25}):  # in the second process step 2 is known
+        with track_stage(find_trackers(["tensorboard"]), folder) as observe:
+            for step, loss in losses.items():
+                observe({"step": step, "loss": loss, "rewards": {"correctness": 0.5}, "note": "text"})
+
+    events = reader.EventAccumulator(str(folder)).Reload()
+
+    assert events.Tags()["scalars"] == ["loss", "rewards/correctness"]
+    assert [(one.step, one.value) for one in events.Scalars("loss")] == [(1, 2.0), (2, 1.5), (3, 1.25)]
+
+
 def test_an_unknown_tracker_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no tracker 'wandbb'; did you mean 'wandb'\?"):
         find_trackers(["wandbb"])
