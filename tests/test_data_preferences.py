@@ -180,6 +180,20 @@ def test_an_attempt_longer_than_the_context_is_left_out() -> None:
     assert selection.unused == {"longer_than_context": 1}
 
 
+def test_an_attempt_longer_than_the_rules_allow_is_left_out_with_what_was_printed_counted_in() -> None:
+    group = [build_graded([1, 1]), wrong([1, 2], observed=[9]), wrong([4, 4]), wrong([1, 2, 3, 4])]
+    rules, length = PairRules(max_length=len(PROMPT) + 2), len(PROMPT) + 3
+    selection = select_pairs(group, rules, seed=0, max_length=length)
+    assert name_pairs(selection.pairs) == [((1, 1), (4, 4))]
+    assert selection.unused == {"longer_than_max_length": 1, "longer_than_context": 1}
+
+
+def test_a_bound_that_is_unset_is_no_part_of_the_rules_content() -> None:
+    assert "max_length" not in PairRules().model_dump(mode="json")
+    assert PairRules(max_length=9).model_dump(mode="json")["max_length"] == 9
+    assert PairRules.model_validate(PairRules().model_dump()) == PairRules()
+
+
 def test_a_limit_draws_pairs_and_counts_what_it_leaves() -> None:
     graded = [
         one for name in "abcdef" for one in (build_graded([1], problem_id=name), wrong([2], problem_id=name))

@@ -23,6 +23,8 @@ from ponderosa.stages.bounds import (
     PROMPT_TOKENS,
     UNKNOWN,
     Estimate,
+    Lengths,
+    Pairs,
     Rollouts,
     Solutions,
     bound_lengths,
@@ -201,6 +203,14 @@ def test_rejection_sampling_bounds_what_is_trained_on() -> None:
     per_token = 3 * compute_forward_flops(matrix_parameters=1000, num_layers=2, width=8, context=65 / 2)
     assert one.train_tokens == 3 * 100 * 64
     assert one.flops == pytest.approx(one.train_tokens * per_token)
+
+
+def test_pairs_are_no_longer_than_their_rules_allow() -> None:
+    rolled = Rollouts(50, 8, bound_lengths(40, SHAPE))
+    values = {"rollouts": ["rolled"], "reference": "sft", "rules": {"pairs_per_problem": 1, "max_length": 16}}
+    product = estimate("pairs", values, rolled=rolled, sft=SHAPE).product
+    assert product == Pairs(50, Lengths(15, 15, 16))
+    assert estimate("dpo", {"pairs": ["pairs"]}, pairs=product, sft=SHAPE).train_tokens == 50 * (15 + 2 * 15)
 
 
 def test_a_packed_document_sees_no_more_than_its_row() -> None:

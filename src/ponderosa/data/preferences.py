@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, product
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ponderosa.config import Config
 from ponderosa.data.edit_distance import compute_edit_distance
@@ -34,9 +34,21 @@ class PairRules(Config):
         le=1,
         description="lengths, in tokens the model wrote, may differ by this share of the longer; unset takes any",
     )
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        description="most tokens of prompt and attempt together; longer attempts are left out; unset: the reference's "
+        "context",
+    )
     allow_truncated: bool = Field(
         False, description="let attempts cut at the token limit be rejected; they are never chosen"
     )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unset_bound(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An unset `max_length` changes nothing, so it is no part of a stage's key."""
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if name != "max_length" or value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +56,8 @@ class PairSelection:
     """Pairs, and what gave none.
 
     unused: attempts in no pair, by reason. Of the attempt itself: error (refused by the engine), undecided (by the
-        grader), empty, truncated, longer_than_context, duplicate, contradictory (one text, correct once and wrong
-        once). Of its problem: all_correct, all_wrong, no_counterpart (what could have been one has a reason of its
+        grader), empty, truncated, longer_than_context, longer_than_max_length, duplicate, contradictory (one text,
+        correct once and wrong once). Of its problem: all_correct, all_wrong, no_counterpart (what could have been one has a reason of its
         own), no_match_in_length, surplus (there are enough pairs without it). Of all: over_limit.
     unpaired: problems without a pair, by the problem's reason.
     """
@@ -71,8 +83,8 @@ def select_pairs(
 ) -> PairSelection:
     """The pairs of every problem, problems in the order in which they are first met.
 
-    max_length: of prompt and attempt together, in tokens. Attempts at one problem under different prompts are kept
-    apart, as if the problem were several.
+    max_length: of prompt and attempt together, in tokens: the reference's context, whatever the rules allow. Attempts
+    at one problem under different prompts are kept apart, as if the problem were several.
     """
     groups: dict[tuple[str, tuple[int, ...]], list[GradedAttempt]] = {}
     for item in graded:
@@ -169,7 +181,9 @@ def _find_fault(
     if attempt.finish == "length" and (verdict.correct or not rules.allow_truncated):
         return "truncated"
     length = len(attempt.prompt_ids) + len(attempt.token_ids)
-    return "longer_than_context" if max_length is not None and length > max_length else None
+    if max_length is not None and length > max_length:
+        return "longer_than_context"
+    return "longer_than_max_length" if length > (rules.max_length or length) else None
 
 
 def _explain_missing_side(group: Sequence[GradedAttempt]) -> str:

@@ -149,7 +149,9 @@ def _estimate_pairs(config: pairs.Config, upstream: Upstream, base: Path) -> Est
     num_attempts = sum(one.num_attempts for one in rolled)
     num_matches = (num_attempts // 2) * (num_attempts - num_attempts // 2)
     num_pairs = sum(one.num_problems for one in rolled) * min(config.rules.pairs_per_problem, num_matches)
-    lengths = Lengths(*(max(values) for values in zip(*(one.lengths for one in rolled), strict=True)))
+    prompt, written, whole = (max(values) for values in zip(*(one.lengths for one in rolled), strict=True))
+    longest = config.rules.max_length or inf
+    lengths = Lengths(min(prompt, longest - 1), min(written, longest - 1), min(whole, longest))
     product = Pairs(min(config.rules.limit or inf, num_pairs), lengths)
     return Estimate(flops=_compute_pair_flops([product], shape), product=product)
 
