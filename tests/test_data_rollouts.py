@@ -1,6 +1,7 @@
 """Rejection sampling: what is taken, what is not and why, and the rows that attempts become."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,12 @@ def test_the_shortest_go_first_if_that_is_asked() -> None:
     graded = [grade(write_attempt(i, [*range(1, length), EOS])) for i, length in enumerate((5, 3, 4))]
     assert select(graded, RolloutRules(per_problem=1, order="shortest"))[0] == [1]
     assert select(graded, RolloutRules(per_problem=1))[0] == [0]
+
+
+def test_what_the_interpreter_printed_has_no_length() -> None:
+    chatty = replace(write_attempt(0, [1, 9, 9, 9, 9, EOS]), sampled=(True, *[False] * 4, True))
+    graded = [grade(write_attempt(1, [1, 2, EOS])), grade(chatty)]
+    assert select(graded, RolloutRules(per_problem=1, order="shortest"))[0] == [0]
 
 
 def test_a_random_order_depends_on_the_seed_alone() -> None:

@@ -45,7 +45,8 @@ class RolloutRules(Config):
 
     per_problem: int | None = Field(None, ge=1, description="most rollouts of one problem; unset takes all")
     order: Literal["first", "shortest", "random"] = Field(
-        "first", description="which are taken before others: by sample number, by tokens, or drawn"
+        "first",
+        description="which are taken before others: by sample number, by tokens the model wrote, or drawn",
     )
     distinct: Distinct = Field("program", description=DISTINCT)
 
@@ -107,7 +108,7 @@ def _order(graded: Sequence[GradedAttempt], rules: RolloutRules, seed: int) -> l
         attempt = one.attempt
         ranks = {
             "first": 0,
-            "shortest": len(attempt.token_ids),
+            "shortest": attempt.num_sampled,
             "random": derive_seed("rejection", seed, attempt.problem_id, attempt.sample),
         }
         return ranks[rules.order], attempt.sample
