@@ -23,8 +23,7 @@ from ponderosa.artifacts import write_json, write_table
 from ponderosa.data.rollouts import ProblemRollouts
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
-from ponderosa.engines.native import NativeEngine
-from ponderosa.engines.protocol import GREEDY, Sampling
+from ponderosa.engines.protocol import GREEDY, Engine, Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.evaluation.solve_rates import estimate_solve_rate, summarise_solve_rates
 from ponderosa.evaluation.summary import count_reasons
@@ -170,7 +169,7 @@ def run(config: Config, context: Context) -> Outcome:
 
 
 def sample_rollouts(
-    engine: NativeEngine,
+    engine: Engine,
     problems: Sequence[Problem],
     budget: Budget,
     search_context: SearchContext,
