@@ -246,6 +246,31 @@ def test_all_arms_of_a_sweep_are_one_holm_family() -> None:
     assert {test["slice"] for test in tests} == {"all"}
 
 
+def test_an_arm_is_tested_against_those_it_names_in_the_family_of_all() -> None:
+    problems = make_problems(60)
+    shares = {"plain": [0.5], "long": [0.6], "wide": [0.8], "deep": [0.7]}
+    against = {"wide": ("plain", "long"), "deep": ("wide",)}
+    evaluations = [
+        replace(
+            build_evaluation(
+                arm, "evaluate-sft", build_scores(problems, draw_values(n, share), f"sft-{arm}"), problems
+            ),
+            against=against.get(arm, ()),
+        )
+        for n, (arm, share) in enumerate(shares.items())
+    ]
+
+    tests = compare_arms(evaluations)
+
+    assert [(test["a"], test["b"]) for test in tests] == [
+        ("plain", "long"),
+        ("plain", "wide"),
+        ("long", "wide"),
+        ("wide", "deep"),
+    ]
+    assert [test["p_holm"] for test in tests] == adjust_holm([test["p_value"] for test in tests])
+
+
 def test_arms_that_share_a_model_answered_other_problems_or_pass_through_are_not_tested() -> None:
     problems = make_problems(60)
     plain = build_scores(problems, draw_values(0, [0.5, 0.5]))

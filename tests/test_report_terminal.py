@@ -84,6 +84,7 @@ def test_a_sweep_prints_its_arms_against_the_first(tmp_path) -> None:
         "interval",
         "seeds",
         "n",
+        "truncated",
         "vs",
         "copying",
         "p",
@@ -92,6 +93,7 @@ def test_a_sweep_prints_its_arms_against_the_first(tmp_path) -> None:
     ]
     assert [line.split("  ")[0] for line in lines[3:]] == list(ARMS)
     assert format_interval(longer["low"], longer["high"]) in lines[4]
+    assert all("0.0% [0.0, 1.3]" in line for line in lines[3:])
     assert lines[4].endswith(f"{longer['p_holm']:.2g}")
     assert "**midtrain on quantities" in render_run_table(folder, layout="markdown")
 

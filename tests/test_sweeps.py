@@ -11,7 +11,7 @@ from ponderosa.artifacts import read_json, write_json
 from ponderosa.errors import ConfigError, WorkError
 from ponderosa.evaluation.summary import RowContext, build_results, summarise
 from ponderosa.identity import content_hash
-from ponderosa.metrics import compute_mcnemar_p, compute_sign_flip_p
+from ponderosa.metrics import adjust_holm, compute_mcnemar_p, compute_sign_flip_p
 from ponderosa.planning import (
     PlannedStage,
     find_base,
@@ -21,6 +21,8 @@ from ponderosa.planning import (
     plan_recipe,
     plan_runs,
 )
+from ponderosa.report import write_report
+from ponderosa.report.terminal import render_run_table
 from ponderosa.stages.attempt_tables import save_graded
 from ponderosa.stages.suite_config import draw_problems
 from ponderosa.summary import compute_joint, write_summary
@@ -188,6 +190,27 @@ def test_stages_are_labelled_by_what_tells_them_apart() -> None:
         ([PLAIN, PLAIN], "the arms ['plain', 'plain'] name one twice"),
         ([PLAIN, {"arm": "same"}], "arms 'plain' and 'same' run the same stages"),
         (
+            [{**PLAIN, "against": "plain"}, LONG],
+            "arm 'plain' is the first, the baseline; leave out its against",
+        ),
+        (
+            [PLAIN, {**LONG, "against": "plane"}],
+            "arm 'long' is against 'plane', which is no arm before it; did you mean 'plain'? (allowed: plain)",
+        ),
+        (
+            [PLAIN, {**LONG, "against": ["plain", "long"]}],
+            "arm 'long' is against 'long', which is no arm before",
+        ),
+        ([PLAIN, {**LONG, "against": "wide"}, {"arm": "wide"}], "'wide', which is no arm before it (allowed"),
+        (
+            [PLAIN, {**LONG, "against": ["plain"] * 2}],
+            "arm 'long': against ['plain', 'plain'] name one twice",
+        ),
+        (
+            [{**PLAIN, "until": "evaluate-base"}, {**LONG, "until": "evaluate-sft", "against": "plain"}],
+            "runs until evaluate-sft and 'plain', which it is against, until evaluate-base; arms are tested in",
+        ),
+        (
             [{**PLAIN, "until": "base"}, {**LONG, "until": "base"}],
             "arms 'plain' and 'long' run the same stages",
         ),
@@ -196,6 +219,13 @@ def test_stages_are_labelled_by_what_tells_them_apart() -> None:
 def test_a_wrong_arm_is_refused_with_the_remedy(arms: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         plan(*WHOLE, sweep=arms)
+
+
+def test_what_an_arm_is_tested_against_changes_no_folder() -> None:
+    wide = {"arm": "wide", "set": {"stages.sft.epochs": 3}}
+    compared = plan(*WHOLE, sweep=[PLAIN, LONG, {**wide, "against": ["plain", "long"]}])
+
+    assert [stage.folder_name for stage in compared] == pick(plan(*WHOLE, sweep=[PLAIN, LONG, wide]))
 
 
 def test_a_seed_named_twice_is_refused() -> None:
@@ -221,6 +251,20 @@ def test_the_arms_of_the_copying_ablation_differ_in_the_copying_alone() -> None:
     (own,) = {content_hash(_find(stages, "base", arm).model_dump(mode="json")) for arm in chapters}
     assert own
     assert {suite.seed for suite in _find(stages, "evaluate-midtrained", "copying").suites} == {4711}
+
+
+def test_the_ablations_ask_what_else_an_arm_is_tested_against() -> None:
+    path = find_recipe("phi4-mini-ablations")
+    recipe = load_recipe(path)
+    stages = plan_runs(recipe, find_base(path))
+    small = _find(stages, "evaluate-sft", "small SFT alone")
+
+    assert {arm.arm: arm.baselines for arm in recipe.sweep if arm.baselines} == {
+        "DAPO": ("recipe", "Dr. GRPO"),
+        "cosine length reward": ("recipe", "plateaued length reward"),
+    }
+    assert _find(stages, "sft", "small SFT alone").model == _find(stages, "evaluate-base", "recipe").model
+    assert small.compare_to == "evaluate-base"
 
 
 # Running
@@ -283,17 +327,19 @@ Rule = Callable[[str, str, int, int], bool]
 
 
 def is_right(arm: str, model: str, seed: int, place: int) -> bool:
-    return place < {"base": 2, "sft": 6}[model] + (4 if arm == "long" else 0) + seed
+    return place < {"base": 2, "midtrained": 3, "sft": 6}[model] + (4 if arm == "long" else 0) + seed
 
 
-def fake_run(out: Path, rule: Rule = is_right, **changes: Any) -> dict[str, Any]:
+def fake_run(
+    out: Path, rule: Rule = is_right, stages: Sequence[Mapping[str, Any]] = EVALUATED, **changes: Any
+) -> dict[str, Any]:
     """The summary of a run whose models answer by rule: evaluate stages are written, nothing is trained."""
-    recipe = build_recipe(*EVALUATED, **changes)
-    stages = plan_runs(recipe, out)
-    for stage in stages:
+    recipe = build_recipe(*stages, **changes)
+    planned = plan_runs(recipe, out)
+    for stage in planned:
         if stage.kind == "evaluate":
             fake_evaluation(out / "stages" / stage.folder_name, stage, rule, recipe.training_seeds[0])
-    write_summary(out, recipe, stages, compute_joint(out, recipe, out, stages))
+    write_summary(out, recipe, planned, compute_joint(out, recipe, out, planned))
     summary: dict[str, Any] = read_json(out / "summary.json")
     return summary
 
@@ -362,6 +408,48 @@ def test_a_sweep_tests_each_arm_against_the_first(tmp_path: Path) -> None:
     assert (test["stage"], test["a"], test["b"], test["seeds"]) == ("sft", "plain", "long", [0, 1])
     assert (test["value_a"], test["value_b"]) == (pytest.approx(6.5 / 12), pytest.approx(10.5 / 12))
     assert [one["p_value"] for one in test["by_seed"]] == [compute_mcnemar_p(0, 4)] * 2
+
+
+def test_an_arm_is_tested_against_every_arm_it_names_and_tables_say_which(tmp_path: Path) -> None:
+    wide = {"arm": "wide", "set": {"stages.sft.epochs": 3}, "against": ["plain", "long"]}
+    summary = fake_run(tmp_path, seeds=[0, 1], sweep=[PLAIN, LONG, wide])
+
+    tests = summary["sweep"]["tests"]
+    assert [(test["a"], test["b"]) for test in tests] == [
+        ("plain", "long"),
+        ("plain", "wide"),
+        ("long", "wide"),
+    ]
+    assert [test["p_holm"] for test in tests] == adjust_holm([test["p_value"] for test in tests])
+    lines = render_run_table(tmp_path).split("\n")[3:]
+    assert [line.split()[0] for line in lines] == ["plain", "long", "wide", "wide"]
+    assert [re.findall(r"vs \w+", line) for line in lines] == [[], ["vs plain"], ["vs plain"], ["vs long"]]
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "against another arm" in page
+    assert "vs long" in page
+
+
+def test_an_arm_that_starts_elsewhere_is_tested_against_its_own_start(tmp_path: Path) -> None:
+    middle = {"name": "evaluate-middle", "use": "evaluate", "model": "midtrained", "suites": [SUITE]}
+    alone = {"stages.sft.model": "base", "stages.evaluate-sft.compare_to": "evaluate-base"}
+    sweep = [PLAIN, {"arm": "alone", "until": "evaluate-sft", "set": alone}]
+    stages = (
+        *GROWN,
+        MIDTRAINED,
+        SFT,
+        EVALUATED[-2],
+        middle,
+        {**EVALUATED[-1], "compare_to": "evaluate-middle"},
+    )
+    summary = fake_run(tmp_path, stages=stages, seeds=[0, 1], sweep=sweep)
+
+    assert [(test["arm"], test["a"], test["b"]) for test in find(summary["tests"])] == [
+        ("plain", "midtrained", "sft"),
+        ("alone", "base", "sft"),
+    ]
+    page = write_report(tmp_path).read_text("utf-8")
+    assert page.count("vs base") == 1
+    assert page.count("vs midtrained") == 1
 
 
 def test_a_sweep_at_one_seed_has_tests_and_no_joint_rows(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ponderosa.arms import Arm, check_arms
 from ponderosa.config import Config, load_yaml, parse_config, set_path, set_value, suggest
 from ponderosa.errors import ConfigError, RequestError
 from ponderosa.identity import content_hash
@@ -23,22 +24,6 @@ from ponderosa.rounds import expand_rounds
 from ponderosa.stages.stage import PRODUCTS, Stage, StageConfig, get_stage
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class Arm(Config):
-    """One variant of a recipe in a sweep."""
-
-    arm: str = Field(min_length=1, description="what results call it; the first arm is the baseline")
-    until: str | tuple[str, ...] = Field(
-        (), description="only these stages and what they read; unset takes every stage"
-    )
-    set: dict[str, Any] = Field(
-        default_factory=dict, description="values that differ from the recipe's, by path as with --set"
-    )
-
-    @property
-    def ends(self) -> tuple[str, ...]:
-        return (self.until,) if isinstance(self.until, str) else self.until
 
 
 class Recipe(Config):
@@ -67,9 +52,9 @@ class Recipe(Config):
                 f"seed: {self.seed} and seeds: {list(self.seeds)} are both given; keep one "
                 f"(--set seeds=[{self.seed}] picks one of a recipe's seeds)"
             )
-        for what, names in (("seeds", self.seeds), ("arms", [arm.arm for arm in self.sweep])):
-            if len(set(names)) < len(names):
-                raise ConfigError(f"the {what} {list(names)} name one twice")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"the seeds {list(self.seeds)} name one twice")
+        check_arms(self.sweep)
         return self
 
 

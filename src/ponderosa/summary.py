@@ -2,7 +2,7 @@
 
     the rows and paired tests of every finished stage that measures, as it wrote them
     paired tests of every finished search against the one before it of the same problems
-    once all are finished: what the training seeds show together, and the arms of a sweep against the first
+    once all are finished: what the training seeds show together, and the arms of a sweep against others
 
 For the first two little is read, so they are written again after every stage; the third loads every attempt.
 """
@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from ponderosa.arms import Arm
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.errors import WorkError
 from ponderosa.evaluation.joint import (
@@ -24,7 +25,7 @@ from ponderosa.evaluation.joint import (
 from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.summary import Row, RowContext
 from ponderosa.evaluation.tree_summary import compare_coverage
-from ponderosa.planning import Arm, PlannedStage, Recipe
+from ponderosa.planning import PlannedStage, Recipe
 from ponderosa.records import SCHEMA
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.evaluate import Config as EvaluateConfig
@@ -107,6 +108,7 @@ def load_evaluations(
                         compare_to=config.compare_to,
                         metric=config.get_metric(item),
                         is_end=_is_end(name, arm, mine),
+                        against=arm.baselines if arm else (),
                         problems=suite.problems,
                         slice_keys=suite.slice_keys,
                         scores=[loader.score(stage, item, suite) for stage in seeded],

@@ -49,6 +49,7 @@ class Evaluation:
     """One suite of one evaluate stage of one arm, as the model of every training seed answered it.
 
     arm: None without a sweep. is_end: whether the arm runs until this stage. scores: in the order of the seeds (S).
+    against: the arms it is tested against; none stands for the first.
     """
 
     arm: str | None
@@ -59,6 +60,7 @@ class Evaluation:
     problems: Sequence[Problem]
     slice_keys: Sequence[str]
     scores: Sequence[Scores]
+    against: Sequence[str] = ()
 
     @property
     def context(self) -> RowContext:
@@ -112,15 +114,16 @@ def compare_stages(evaluations: Sequence[Evaluation]) -> list[Row]:
 
 
 def compare_arms(evaluations: Sequence[Evaluation]) -> list[Row]:
-    """Every arm tested against the first, on each suite that both end in; all of these are one Holm family.
+    """Every arm tested against the first or those it names, on each suite that both end in: one Holm family.
 
     `a` and `b` name arms, `stage` the model. Only whole suites are tested: a sweep asks one question of each arm, and
-    every further test would cost the others power. Nothing is tested where an arm shares the baseline's model, or
-    answered other problems.
+    every further test would cost the others power. Nothing is tested where two arms share a model, or answered other
+    problems.
     """
     tests: list[Row] = []
-    for one in evaluations:
-        other = _find(evaluations, evaluations[0].arm, one.stage, one)
+    pairs = [(one, arm) for one in evaluations for arm in one.against or (evaluations[0].arm,)]
+    for one, arm in pairs:
+        other = _find(evaluations, arm, one.stage, one)
         if other is None or other.arm == one.arm or not (one.is_end and other.is_end):
             continue
         is_shared = [scores.context for scores in other.scores] == [scores.context for scores in one.scores]

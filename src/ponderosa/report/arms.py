@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from ponderosa.report.run import Record, as_records
 from ponderosa.report.table import ALL, compute_difference, list_seed_values
 
+TRUNCATED = "truncated_frac"
+
 
 @dataclass(frozen=True, slots=True)
 class ArmLine:
-    """One arm: its value and, but for the baseline, its paired test against the baseline."""
+    """One arm: its value, the share of its solutions that were cut off, and a paired test against another arm."""
 
     arm: str
     row: Record
+    truncated: Record | None
     test: Record | None
     seed_values: tuple[float, ...]
 
@@ -23,13 +26,28 @@ class ArmLine:
 
 @dataclass(frozen=True, slots=True)
 class ArmTable:
-    """Every arm of a sweep on one suite; the first line is the baseline."""
+    """The arms that were tested on one suite: a line for each of an arm's tests, one without for an arm of none."""
 
     stage: str
     suite: str
     strategy: str
     metric: str
     lines: tuple[ArmLine, ...]
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm that all others were tested against; None if there are several."""
+        names = {str(line.test.get("a")) for line in self.lines if line.test}
+        return names.pop() if len(names) == 1 else None
+
+    @property
+    def heading(self) -> str:
+        """Of the column of tests."""
+        return f"vs {self.baseline}" if self.baseline else "against another arm"
+
+    def name_other(self, line: ArmLine) -> str:
+        """What the line's test is against, where the heading does not say it."""
+        return "" if self.baseline or line.test is None else f"vs {line.test.get('a')}"
 
 
 def list_arm_tables(rows: Sequence[Record], sweep: Record) -> list[ArmTable]:
@@ -38,17 +56,28 @@ def list_arm_tables(rows: Sequence[Record], sweep: Record) -> list[ArmTable]:
     arms = [str(arm.get("arm")) for arm in as_records(sweep.get("arms"))]
     tables: list[ArmTable] = []
     for key in dict.fromkeys(_group(test) for test in tests):
-        here = [row for row in rows if row.get("slice") == ALL and _group(row) == key]
-        against = {str(test.get("b")): test for test in tests if _group(test) == key}
-        lines: list[ArmLine] = []
-        for arm in arms:
-            mine = [row for row in here if str(row.get("arm")) == arm]
-            for row in [row for row in mine if row.get("seeds")] or mine[:1]:
-                lines.append(ArmLine(arm, row, against.get(arm), list_seed_values(here, row)))
+        here = [row for row in rows if row.get("slice") == ALL and _group(row)[:-1] == key[:-1]]
+        compared = [test for test in tests if _group(test) == key]
+        lines = [line for arm in arms for line in _list_lines(arm, key[-1], here, compared)]
         if lines:
             stage, suite, strategy, metric = key
             tables.append(ArmTable(stage, suite, strategy, metric, tuple(lines)))
     return tables
+
+
+def _list_lines(arm: str, metric: str, rows: Sequence[Record], tests: Sequence[Record]) -> list[ArmLine]:
+    """An arm's lines, from rows of whole suites; none if no test names it."""
+    row, truncated = (_find_row(rows, arm, name) for name in (metric, TRUNCATED))
+    if row is None or not any(arm in (str(test.get("a")), str(test.get("b"))) for test in tests):
+        return []
+    mine: list[Record | None] = [test for test in tests if str(test.get("b")) == arm]
+    return [ArmLine(arm, row, truncated, test, list_seed_values(rows, row)) for test in mine or [None]]
+
+
+def _find_row(rows: Sequence[Record], arm: str, metric: str) -> Record | None:
+    """The row over all training seeds if there is one."""
+    mine = [row for row in rows if str(row.get("arm")) == arm and str(row.get("metric")) == metric]
+    return next((row for row in mine if row.get("seeds")), mine[0] if mine else None)
 
 
 def _group(record: Record) -> tuple[str, str, str, str]:

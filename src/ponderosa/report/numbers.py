@@ -1,7 +1,7 @@
 """How numbers are written, once for the page and the terminal. Whatever is not a finite number is `MISSING`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MISSING = "—"
@@ -40,6 +40,13 @@ def format_interval(low: Any, high: Any, *, is_frac: bool = True) -> str:
         return MISSING
     scale = 100 if is_frac else 1
     return f"[{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]".replace("-", "−")
+
+
+def format_estimate(row: Mapping[str, Any] | None) -> str:
+    """The fraction of a result row with its interval: `93.1% [91.2, 94.6]`."""
+    if row is None:
+        return MISSING
+    return f"{format_percent(row.get('value'))} {format_interval(row.get('low'), row.get('high'))}"
 
 
 def format_range(values: Sequence[float]) -> str:

@@ -74,8 +74,9 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
     return [
         (
             "Arms",
-            "The same recipe with a few values changed, each arm against the first. Holm p is corrected over all tests "
-            f"of the sweep. {_SEEDS if has_seeds else ''}",
+            "The same recipe with a few values changed, each arm against the first or those it names. Truncated: "
+            "solutions that the token limit cut off. Holm p is corrected over all tests of the sweep. "
+            f"{_SEEDS if has_seeds else ''}",
             arms,
         ),
         (

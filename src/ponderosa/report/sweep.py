@@ -1,4 +1,4 @@
-"""The arms of a sweep: one table for each model and suite, every arm against the first."""
+"""The arms of a sweep: one table for each model and suite, every arm against the first or those it names."""
 
 from collections.abc import Mapping
 
@@ -9,6 +9,7 @@ from ponderosa.report.numbers import (
     MISSING,
     as_number,
     format_count,
+    format_estimate,
     format_interval,
     format_p,
     format_percent,
@@ -37,13 +38,16 @@ def _render_table(run: Run, table: ArmTable, colours: Mapping[str, int]) -> Html
     ]
     caption = tag("caption", tag("b", table.stage), tag("span", " · ".join(facts)))
     columns = ("arm", table.metric, "95% interval", *(("seeds",) if has_seeds else ()))
-    columns += (f"vs {table.lines[0].arm}", "Holm p")
+    columns += ("truncated", table.heading, "Holm p")
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
-    body = [_render_line(line, colours.get(f"{table.stage}, {line.arm}", 0), columns) for line in table.lines]
+    body = [
+        _render_line(line, table.name_other(line), colours.get(f"{table.stage}, {line.arm}", 0), columns)
+        for line in table.lines
+    ]
     return tag("table", caption, head, tag("tbody", body), class_="stages cards")
 
 
-def _render_line(line: ArmLine, colour: int, columns: tuple[str, ...]) -> Html:
+def _render_line(line: ArmLine, other: str, colour: int, columns: tuple[str, ...]) -> Html:
     value = as_number(line.row.get("value"))
     low, high = as_number(line.row.get("low")), as_number(line.row.get("high"))
     bar = None if value is None else render_interval_bar(value, low, high, colour)
@@ -52,7 +56,8 @@ def _render_line(line: ArmLine, colour: int, columns: tuple[str, ...]) -> Html:
         tag("span", tag("b", format_percent(value)), bar, class_="valued"),
         format_interval(low, high),
         *((format_range(line.seed_values),) if "seeds" in columns else ()),
-        render_test(line.test, ""),
+        format_estimate(line.truncated),
+        render_test(line.test, other),
         format_p(line.test.get("p_holm")).removeprefix("p = ") if line.test else MISSING,
     )
     return tag("tr", [tag("td", cell, data_label=name) for cell, name in zip(cells, columns, strict=True)])

@@ -12,6 +12,7 @@ from ponderosa.report.numbers import (
     format_amount,
     format_count,
     format_duration,
+    format_estimate,
     format_interval,
     format_p,
     format_percent,
@@ -70,14 +71,14 @@ def render_stage_table(
 
 
 def render_arm_table(table: ArmTable, *, layout: Layout = "text") -> str:
-    """A line of what was measured, then each arm against the first."""
+    """A line of what was measured, then each arm with its tests."""
     has_seeds = any(line.seed_values for line in table.lines)
-    header = ["arm", "value", "95% interval", *(["seeds"] if has_seeds else []), "n"]
-    header += [f"vs {table.lines[0].arm}", "p", "Holm p"]
+    header = ["arm", "value", "95% interval", *(["seeds"] if has_seeds else []), "n", "truncated"]
+    header += [table.heading, "p", "Holm p"]
     title = f"{table.stage} on {table.suite} ({table.strategy}), {table.metric}"
     if layout == "markdown":
         title = f"**{title}**\n"
-    cells = [_list_arm_cells(line, has_seeds) for line in table.lines]
+    cells = [_list_arm_cells(line, table.name_other(line), has_seeds) for line in table.lines]
     return f"{show_controls(title)}\n{_render_table(header, cells, layout)}"
 
 
@@ -102,7 +103,7 @@ def _list_stage_cells(line: StageLine, has_seeds: bool) -> tuple[str, ...]:
     )
 
 
-def _list_arm_cells(line: ArmLine, has_seeds: bool) -> tuple[str, ...]:
+def _list_arm_cells(line: ArmLine, other: str, has_seeds: bool) -> tuple[str, ...]:
     test = line.test or {}
     return (
         line.arm,
@@ -110,7 +111,8 @@ def _list_arm_cells(line: ArmLine, has_seeds: bool) -> tuple[str, ...]:
         format_interval(line.row.get("low"), line.row.get("high")),
         *((_describe_seeds(line.row, line.seed_values),) if has_seeds else ()),
         format_count(line.row.get("n")),
-        f"{format_points(line.difference)} {format_interval(test.get('low'), test.get('high'))}"
+        format_estimate(line.truncated),
+        f"{format_points(line.difference)} {format_interval(test.get('low'), test.get('high'))} {other}".rstrip()
         if test
         else "",
         *(format_p(test.get(key)).removeprefix("p = ") for key in ("p_value", "p_holm")),
