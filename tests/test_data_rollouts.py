@@ -1,5 +1,6 @@
 """Rejection sampling: what is taken, what is not and why, and the rows that attempts become."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ def select(
     group = ProblemRollouts(Problem("q", id="p"), tuple(graded))
     selection = select_rollouts([group], rules or RolloutRules(), eos_ids=frozenset({EOS}), seed=seed)
     assert len(selection.kept) + len(selection.rejected) == len(graded)
-    return [attempt.sample for attempt in selection.kept], selection.count_rejected()
+    return [attempt.sample for attempt in selection.kept], Counter(reason for _, reason in selection.rejected)
 
 
 def test_every_attempt_is_taken_or_rejected_for_a_reason() -> None:

@@ -1,5 +1,6 @@
 """Trajectories of search trees: what they are made of, which are taken, and why others are not."""
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -78,7 +79,9 @@ def select(trees: Sequence[GradedTree], **rules: object) -> tuple[list[int], dic
     trajectories = [one for tree in trees for one in list_trajectories(tree)]
     selection = select_trajectories(trajectories, TrajectoryRules(**rules), eos_ids=frozenset({EOS}))  # type: ignore[arg-type]
     assert len(selection.kept) + len(selection.rejected) == len(trajectories)
-    return [attempt.token_ids[0] for attempt in selection.kept], selection.count_rejected()
+    return [attempt.token_ids[0] for attempt in selection.kept], Counter(
+        reason for _, reason in selection.rejected
+    )
 
 
 def test_a_trajectory_is_the_attempt_its_nodes_spell() -> None:

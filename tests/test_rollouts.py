@@ -1,5 +1,6 @@
 """The rollout stage: what it keeps, that a killed one continues to the same tables, and training on what it kept."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from ponderosa.artifacts import read_json, read_table
 from ponderosa.config import parse_config
+from ponderosa.data.rollouts import RolloutRules
 from ponderosa.data.rows import build_attempt_row
 from ponderosa.engines.codec import load_codec
 from ponderosa.engines.loading import load_engine
@@ -24,6 +26,7 @@ from ponderosa.stages.policy import check_same_ids, describe_policy
 from ponderosa.stages.rollout import load_rollouts, sample_rollouts
 from ponderosa.stages.training_data import SolutionData, build_training_rows
 from test_stages import build_context
+from tiny_pairs import save_tiny_model, save_tiny_rollouts
 from tiny_runs import FAMILY, GROWN, find_stage, run_tiny, save_foreign_model
 
 SEVENS = '''
@@ -119,6 +122,27 @@ def test_rows_made_of_rollouts_are_the_ids_that_were_sampled(run: Path) -> None:
     assert sorted(row.token_ids for row in rows) == sorted(row.token_ids for row in correct)
     assert all(set(row.loss_weights) == {0.0, 1.0} for row in rows)
     assert dropped == {}
+
+
+def test_every_rollout_is_a_row_or_in_the_table_of_those_rejected_with_its_reason(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "sft")
+    folder = save_tiny_rollouts(tmp_path / "rolled", model)
+    data = SolutionData(rollouts=("rolled",), select=RolloutRules(per_problem=1))
+
+    rows, dropped = build_training_rows(
+        data, PLAIN_CODE, load_codec(model / "model"), build_context(tmp_path / "stage", {"rolled": folder})
+    )
+
+    table = read_table(tmp_path / "stage" / "rejected.parquet")
+    assert Counter(f"{row['stage']}: {row['reason']}" for row in table) == dropped
+    reasons = {(row["problem_id"], row["sample"]): row["reason"] for row in table}
+    attempts = [one for group in load_rollouts(folder) for one in group.graded]
+    assert len(reasons) + len(rows) == len(attempts) == 48
+    for attempt, verdict in attempts:
+        reason = reasons.get((attempt.problem_id, attempt.sample))
+        assert (reason == "wrong_answer") == (not verdict.correct)
+        assert reason != "over_limit" or attempt.sample == 3
+        assert reason is not None or attempt.prompt_ids + attempt.token_ids in {row.token_ids for row in rows}
 
 
 @pytest.mark.parametrize("budget", [Budget("fixed", 4, wave=4), Budget("pass_until", 5, target=2)])

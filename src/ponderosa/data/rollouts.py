@@ -8,7 +8,6 @@ verdict's if it is wrong, else
     over_limit   its problem has given enough
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -57,10 +56,6 @@ class RolloutSelection:
 
     kept: tuple[Attempt, ...]
     rejected: tuple[tuple[Attempt, str], ...]
-
-    def count_rejected(self) -> dict[str, int]:
-        """How many were rejected for each reason, most frequent first."""
-        return dict(Counter(reason for _, reason in self.rejected).most_common())
 
 
 def select_rollouts(

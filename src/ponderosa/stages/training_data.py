@@ -3,6 +3,8 @@
 A worked solution is written in the trained model's format and encoded. The token ids of a rollout, or of a trajectory
 of a search tree, are taken as they were sampled, so they must come from a model of the same tokenizer and prompt
 format; rejection sampling decides which. Trajectories may be rewritten instead: their steps encoded as worked ones are.
+
+Writes rejected.parquet: each rollout and trajectory that is not trained on, and why; none where nothing was rejected.
 """
 
 from collections import Counter
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
+from ponderosa.artifacts import write_table
 from ponderosa.config import Config
 from ponderosa.data.rollouts import RolloutRules, RolloutSelection, select_rollouts
 from ponderosa.data.rows import build_attempt_row, build_solution_row
@@ -30,6 +33,8 @@ from ponderosa.stages.stage import Context, Need
 from ponderosa.stages.tree_tables import load_trajectories
 from ponderosa.steps import Segment, render_steps
 from ponderosa.tasks.worked import WorkedSolution
+
+REJECTED = "rejected.parquet"
 
 
 class SolutionData(Config):
@@ -89,6 +94,15 @@ class TrainingRows(NamedTuple):
     dropped: dict[str, int]
 
 
+class Rejection(NamedTuple):
+    """An attempt that is not trained on: the stage that left it, which it is there, and why."""
+
+    stage: str
+    problem_id: str
+    sample: int
+    reason: str
+
+
 class _Choice(NamedTuple):
     """A solution that may be trained on; `order` decides which a limit keeps."""
 
@@ -104,21 +118,24 @@ def build_training_rows(
     *,
     question_weight: float = 0.0,
 ) -> TrainingRows:
-    """One row for each chosen solution, loss on what the model writes.
+    """One row for each chosen solution, loss on what the model writes; the table of those rejected is written.
 
     Raises ConfigError if there is none, or if attempts were written by a model of another tokenizer or format.
     """
     worked = _list_worked(data, prompt_format, codec, context, question_weight)
-    sampled, rejected = _list_sampled(data, prompt_format, codec, context, question_weight)
+    sampled, rejections = _list_sampled(data, prompt_format, codec, context, question_weight)
+    if rejections:
+        write_table(context.folder / REJECTED, [one._asdict() for one in rejections])
+    dropped = dict(Counter(f"{one.stage}: {one.reason}" for one in rejections).most_common())
     choices = sorted([*worked, *sampled], key=lambda choice: choice.order)
     if not choices:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
         raise ConfigError(
             f"no solution of {', '.join((*data.solutions, *data.rollouts, *data.trees))} has {data.min_operations} to "
             f"{data.max_operations or 'any number of'} operations; change min_operations or max_operations"
             + (f", or roll out more: rejected were {reasons}" if reasons else "")
         )
-    return TrainingRows([choice.build() for choice in choices[: data.limit]], rejected)
+    return TrainingRows([choice.build() for choice in choices[: data.limit]], dropped)
 
 
 def _list_worked(
@@ -164,11 +181,11 @@ def render_solution(steps: Sequence[Any], prose: str, prompt_format: PromptForma
 
 def _list_sampled(
     data: SolutionData, prompt_format: PromptFormat, codec: HFCodec, context: Context, question_weight: float
-) -> tuple[list[_Choice], dict[str, int]]:
+) -> tuple[list[_Choice], list[Rejection]]:
     """The attempts the rules take, and why others are not. Worked examples in a prompt carry no loss."""
     prompt_weight = 0.0 if prompt_format.few_shot else question_weight
     choices = []
-    rejected: Counter[str] = Counter()
+    rejections: list[Rejection] = []
     for name in (*data.rollouts, *data.trees):
         folder = context.inputs[name]
         policy = load_policy(folder / POLICY)
@@ -179,8 +196,10 @@ def _list_sampled(
             check_same_ids(policy, codec, prompt_format, where=name)
         select = _select_trajectories if name in data.trees else _select_rollouts
         selection = select(data, folder, frozenset(policy.eos_ids), context.seed)
-        for reason, count in selection.count_rejected().items():
-            rejected[f"{name}: {reason}"] += count
+        rejections += [
+            Rejection(name, attempt.problem_id, attempt.sample, reason)
+            for attempt, reason in selection.rejected
+        ]
         questions = {one.id: one.question for one in load_problems(folder / PROBLEMS)} if is_rewritten else {}
         for attempt in selection.kept:
             order = derive_seed("choose", context.name, context.seed, attempt.problem_id, attempt.sample)
@@ -191,7 +210,7 @@ def _list_sampled(
             else:
                 build = partial(build_attempt_row, attempt, prompt_weight=prompt_weight)
             choices.append(_Choice(order, build))
-    return choices, dict(rejected)
+    return choices, rejections
 
 
 def _select_rollouts(
