@@ -121,6 +121,15 @@ def test_a_reference_adds_its_divergence(tmp_path: Path) -> None:
     assert "KL of rl" in read_section(tmp_path, "reinforcement-learning")
 
 
+def test_rebalancing_adds_the_baseline_both_ways(tmp_path: Path) -> None:
+    kept = {"full_baseline": 0.125, "rebalanced_baseline": 0.5}
+    steps = list_rl_steps(9)
+    add_stage(tmp_path, "rl", "rl", [steps[0], *({**step, **kept} for step in steps[1:])])
+    section = read_section(tmp_path, "reinforcement-learning")
+    assert "Baseline of rl" in section
+    assert "before 0.125 → 0.125 · after 0.5 → 0.5" in section
+
+
 def test_a_policy_gradient_has_no_curve_of_its_loss_and_is_not_missed_there(tmp_path: Path) -> None:
     add_stage(tmp_path, "rl", "rl", list_rl_steps())
     html = write_report(tmp_path).read_text()

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,21 +12,39 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ponderosa.artifacts import Journal
 from ponderosa.config import parse_config
 from ponderosa.data.groups import Group, build_group_rows, compute_length_spread, rebalance_group
+from ponderosa.data.packing import Batch
 from ponderosa.data.prompts import PromptRules, select_prompts
 from ponderosa.data.rollouts import ProblemRollouts
+from ponderosa.engines.codec import HFCodec
+from ponderosa.engines.native import NativeEngine
 from ponderosa.errors import ConfigError
-from ponderosa.pipeline import run_recipe
+from ponderosa.formats import load_format
+from ponderosa.model_directory import load_model, load_tokenizer
+from ponderosa.pipeline import RunOptions, run_recipe
 from ponderosa.records import Attempt, Cost, GradedAttempt, Problem, Verdict
+from ponderosa.rewards.recipe import Component, RewardSum
+from ponderosa.rewards.reward import RewardContext
+from ponderosa.search.driver import build_context
+from ponderosa.search.solution import Limits
 from ponderosa.stages import rl
-from ponderosa.stages.policy_rollouts import PolicyRollouts
+from ponderosa.stages.labelling import Labelling, open_labelling
+from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts
+from ponderosa.stages.scoring import build_scorer
+from ponderosa.stages.stage import Context
+from ponderosa.stages.training_stage import Learner
+from search_fakes import FakeExecution
 from tiny_runs import FAMILY, GROWN, OPTIONS, build_recipe, find_stage
 
 REWARD = """
 def early_letters(attempt, verdict, context):
     "The share of characters in the first half of the alphabet: something a few updates can raise."
     return sum("a" <= character < "n" for character in attempt.text.lower()) / max(1, len(attempt.text))
+
+def right(attempt, verdict, context):
+    return float(verdict.correct)
 """
 RL: dict[str, Any] = {
     "name": "rl",
@@ -47,8 +67,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_stages(folder / "run", {})
 
 
-def run_stages(out: Path, changes: dict[str, Any], **options: Any) -> Path:
-    run_recipe(build_recipe(*GROWN, {**RL, **changes}), out.parent, out, OPTIONS)
+def run_stages(out: Path, changes: dict[str, Any], options: RunOptions = OPTIONS) -> Path:
+    run_recipe(build_recipe(*GROWN, {**RL, **changes}), out.parent, out, options)
     return out
 
 
@@ -72,13 +92,82 @@ def still(**values: Any) -> dict[str, Any]:
     return {**frozen, **values}
 
 
+class Answering:
+    """A sandbox in which every step prints 7."""
+
+    def execute_many(self, requests: Sequence[tuple[Sequence[str], str]]) -> list[FakeExecution]:
+        return [FakeExecution("ok", "7\n", None) for _ in requests]
+
+
+@contextmanager
+def open_source(grown: Path, folder: Path, **changes: Any) -> Iterator[tuple[Learner, PolicyRollouts]]:
+    """The base model and what is drawn from it, where steps show something and no answer is right."""
+    model_dir = find_stage(grown, "base") / "model"
+    tokenizer = load_tokenizer(model_dir)
+    learner = Learner(
+        load_model(model_dir, device="cpu"), tokenizer, load_format(model_dir), HFCodec(tokenizer)
+    )
+    config = parse_config(rl.Config, {"sources": RL["sources"], **changes}, where="rl")
+    engine = NativeEngine(learner.model, learner.codec, model_id="policy", num_slots=32, max_context=512)
+    letters = Component("letters", 1.0, lambda attempt, verdict, context: float(len(attempt.text)))
+    with Journal(folder / "journal.jsonl") as journal:
+        environment = Environment(
+            engine=engine,
+            sandbox=Answering(),
+            judge=lambda asked: [Verdict(False, "wrong_answer", "none@1")] * len(asked),
+            context=build_context(engine, learner.prompt_format, limits=Limits(max_tokens=config.max_tokens)),
+            rewards=RewardSum((letters,), RewardContext(config.max_tokens, learner.prompt_format)),
+            num_threads=1,
+        )
+        problems = [Problem("What is 2 + 3?", "5", id="a"), Problem("What is 2 + 4?", "6", id="b")]
+        yield learner, rl.build_source(config, learner, problems, environment, journal, seed=0)
+
+
 @pytest.mark.parametrize("share_prompts", [True, False])
 def test_engine_and_trainer_agree_on_every_probability_while_nothing_moves(
-    grown: Path, share_prompts: bool
+    grown: Path, tmp_path: Path, share_prompts: bool
 ) -> None:
-    entries = run_rl(grown, f"still-{share_prompts}", train=still(), share_prompts=share_prompts)
+    """Of every single token, also behind what the interpreter showed."""
+    with open_source(grown, tmp_path, prompts=2, samples=16, max_tokens=40, share_prompts=share_prompts) as (
+        learner,
+        source,
+    ):
+        rows = source.draw(0)
+        graded = source.list_graded()
+    went_on = [
+        attempt
+        for attempt in (item.attempt for item in graded)
+        if (False, True) in zip(attempt.sampled, attempt.sampled[1:], strict=False)
+    ]
+    assert went_on
+    assert all("7" in attempt.text for attempt in went_on)
+    scorer = build_scorer(learner.model, "float32", None)
+    with scorer.running():
+        scores = scorer.score(rows)
+    gaps = [
+        abs(trained - sampled)
+        for row, row_scores in zip(rows, scores, strict=True)
+        for weight, trained, sampled in zip(
+            row.loss_weights, row_scores, row.columns["sampling_logprobs"], strict=True
+        )
+        if weight
+    ]
+    assert len(gaps) == sum(item.attempt.num_sampled for item in graded)
+    assert max(gaps) < 1e-4
+
+
+def test_a_policy_that_does_not_move_stays_what_it_was_sampled_from(grown: Path) -> None:
+    entries = run_rl(grown, "still", train=still())
     assert all(entry["engine_gap"] < 1e-4 for entry in entries)
     assert all(entry["ratio"] == pytest.approx(1.0, abs=1e-4) for entry in entries)
+
+
+def test_old_probabilities_are_computed_in_the_dtype_the_command_line_trains_in(grown: Path) -> None:
+    changes = {"name": "half", "old_logprobs": "trainer", "train": still(), "iterations": 1}
+    run_stages(grown, changes, replace(OPTIONS, dtype="bfloat16"))
+    (entry,) = read_metrics(find_stage(grown, "half"))
+    assert entry["engine_gap"] > 1e-4
+    assert entry["kl_old_k3"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_shared_prompt_changes_neither_loss_nor_weights(grown: Path) -> None:
@@ -105,17 +194,24 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("old_logprobs", "killed_at"),
+    [("engine", 1), ("engine", 3), ("engine", 4), ("trainer", 1), ("trainer", 4)],
+)
 def test_a_killed_run_goes_on_to_the_uninterrupted_curve(
-    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+    grown: Path, monkeypatch: pytest.MonkeyPatch, old_logprobs: str, killed_at: int
 ) -> None:
-    """Killed at a step of the second update of an iteration, or between drawing and updating."""
-    changes = {
+    """Killed between the two updates of an iteration, or between drawing and updating."""
+    changes: dict[str, Any] = {
         "updates": 2,
+        "old_logprobs": old_logprobs,
+        "policy_gradient": {"kl_weight": 0.1 if old_logprobs == "trainer" else 0.0},
         "train": {"dtype": "float32"},
         "rewards": [{"use": "correctness"}, RL["rewards"][0]],
     }
-    expected = run_rl(grown, f"whole-{killed_at}", **changes)
+    whole, cut = f"whole-{old_logprobs}", f"cut-{old_logprobs}-{killed_at}"
+    expected = run_rl(grown, whole, **changes)
+    assert ["engine_gap" in entry for entry in expected] == [True, False] * 3
     draw = PolicyRollouts.draw
 
     def draw_or_die(self: PolicyRollouts, step: int) -> Any:
@@ -127,10 +223,56 @@ def test_a_killed_run_goes_on_to_the_uninterrupted_curve(
     always = {**changes["train"], "checkpoint_every_s": 0.0}
     monkeypatch.setattr(PolicyRollouts, "draw", draw_or_die)
     with pytest.raises(Killed):
-        run_rl(grown, f"cut-{killed_at}", **{**changes, "train": always})
+        run_rl(grown, cut, **{**changes, "train": always})
     monkeypatch.setattr(PolicyRollouts, "draw", draw)
-    entries = run_rl(grown, f"cut-{killed_at}", **{**changes, "train": always})
+    entries = run_rl(grown, cut, **{**changes, "train": always})
     assert drop_speed(entries) == drop_speed(expected)
+    weights = [find_stage(grown, name) / "model" / "model.safetensors" for name in (whole, cut)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_rebalancing_asks_hard_prompts_again_and_compares_within_what_it_keeps(
+    grown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three prompts: never solved, always solved, and solved by the sixth attempt alone."""
+    ranks: dict[str, int] = {}
+    batches: list[Batch] = []
+    draw = PolicyRollouts.draw
+
+    def judge(asked: Sequence[tuple[Problem, Attempt]]) -> list[Verdict]:
+        for problem, _ in asked:
+            ranks.setdefault(problem.id, len(ranks))
+        right = [(False, True, attempt.sample == 5)[ranks[problem.id]] for problem, attempt in asked]
+        return [Verdict(one, "correct" if one else "wrong_answer", "test@1") for one in right]
+
+    @contextmanager
+    def open_with_judge(context: Context) -> Iterator[Labelling]:
+        with open_labelling(context) as labelling:
+            yield labelling._replace(judge=judge)
+
+    def draw_and_note(self: PolicyRollouts, step: int) -> Batch:
+        batches.append(draw(self, step))
+        return batches[-1]
+
+    monkeypatch.setattr(rl, "open_labelling", open_with_judge)
+    monkeypatch.setattr(PolicyRollouts, "draw", draw_and_note)
+    (entry,) = run_rl(
+        grown,
+        "rebalanced",
+        rewards=[{"use": "rewards.py:right"}],
+        sources=[{**RL["sources"][0], "count": 3}],
+        rebalance={"max_accuracy": 0.5, "max_samples": 12},
+        iterations=1,
+        prompts=3,
+        max_waves=1,
+        share_prompts=False,
+    )
+    assert entry["attempts"] == 12 + 4 + 8
+    assert (entry["asked_groups"], entry["kept_groups"]) == (3, 1)
+    assert entry["baseline"] == pytest.approx((4 + 1) / 24)
+    assert (entry["full_baseline"], entry["rebalanced_baseline"]) == (1 / 8, 1 / 2)
+    advantages = sorted(row.columns["advantages"][-1] for row in batches[0])
+    assert advantages == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-3)
 
 
 def test_flat_groups_are_replaced_and_the_accuracy_is_of_all_that_was_asked(grown: Path) -> None:

@@ -19,6 +19,12 @@ _ACCURACY = Panel("Accuracy", "of all attempts, before any is dropped", pick("ac
 _PANELS = (
     _ACCURACY,
     Panel("Reward", "mean of all attempts, by component", _read_rewards, format_amount),
+    Panel(
+        "Baseline",
+        "mean reward of kept groups, before and after rebalancing",
+        pick(before="full_baseline", after="rebalanced_baseline"),
+        format_amount,
+    ),
     Panel("Length", "tokens written per attempt", pick("length"), format_amount),
     Panel("Cut off", "attempts that reached the token limit", pick("truncated_frac"), format_share),
     Panel("Flat groups", "whose attempts all earned the same", pick("flat_frac"), format_share),
@@ -29,7 +35,12 @@ _PANELS = (
         pick(above="clipped_high", below="clipped_low"),
         format_share,
     ),
-    Panel("Mismatch", "|log p, trainer less engine|, nats per token", pick("engine_gap"), format_amount),
+    Panel(
+        "Mismatch",
+        "|log p, trainer less engine|, nats per token, with the weights that sampled",
+        pick("engine_gap"),
+        format_amount,
+    ),
     Panel("KL", "to the reference, nats per token", pick("kl_reference"), format_amount),
     Panel("Temperature", "sampled at", pick("temperature"), format_amount, is_noisy=False),
 )

@@ -5,15 +5,16 @@
                 drop groups that teach nothing, ask other prompts in their place
                 give what is left as rows, in equal parts for the iteration's optimizer steps
 
-An iteration is one unit of committed work: after a kill its attempts are read back, or drawn again with the same
-weights, and the curve goes on as if nothing had happened.
+An iteration is committed work, its attempts as one unit and what the model says of them, before it is updated, as
+another: after a kill they are read back, or computed again with the same weights, and the curve goes on as if nothing
+had happened.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ponderosa.artifacts import Journal
 from ponderosa.data.groups import Group, build_group_rows, rebalance_group
@@ -34,6 +35,9 @@ Advantages = Callable[[Sequence[float]], Sequence[float]]
 
 TokenWeights = Callable[[Sequence[int]], Sequence[float]]
 """Lengths of completions to the weight of each of their tokens."""
+
+ComputeColumns = Callable[[Sequence[Row]], Sequence[Mapping[str, Sequence[float]]]]
+"""Rows to the columns of each that take a model to compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,19 @@ class Environment:
     """Threads that sampling may use; the loop trains with one for each worker."""
 
 
+class Kept(NamedTuple):
+    """A group to train on: whole as it was asked, and what is trained on of it."""
+
+    whole: Group
+    group: Group
+
+
 class PolicyRollouts:
     """A `training.loop.BatchSource` whose batches are sampled from the model in training.
 
     compute_advantages: rewards of a group to advantages. compute_token_weights: lengths of completions to the weight
-    of each of their tokens. complete_rows: adds the columns that take a model to compute.
+    of each of their tokens. compute_columns: with the policy as it sampled; `old_logprobs` are the engine's if it
+    leaves them out.
     """
 
     num_tokens: int | None = None
@@ -94,16 +106,16 @@ class PolicyRollouts:
         *,
         compute_advantages: Advantages,
         compute_token_weights: TokenWeights,
-        complete_rows: Callable[[Sequence[Row]], list[Row]],
+        compute_columns: ComputeColumns,
         seed: int,
     ) -> None:
         self._plan, self._problems, self._environment, self._journal = plan, problems, environment, journal
         self._compute_advantages, self._compute_token_weights = compute_advantages, compute_token_weights
-        self._complete_rows = complete_rows
+        self._compute_columns = compute_columns
         self._seed = seed
         self._number = -1
         self._asked: list[Group] = []
-        self._kept: list[Group] = []
+        self._kept: list[Kept] = []
         self._batches: list[Batch] = []
         self.num_steps = len(plan.temperatures) * plan.updates
         self.identity = content_hash([repr(plan), [problem.id for problem in problems], seed])
@@ -114,7 +126,7 @@ class PolicyRollouts:
             self._number = number
             self._asked = self._read(number) or self._sample(number)
             self._kept = self._select(self._asked)
-            self._batches = self._build_batches()
+            self._batches = self._complete(self._build_batches())
         return self._batches[part]
 
     def describe(self, step: int) -> dict[str, Any]:
@@ -130,11 +142,27 @@ class PolicyRollouts:
             "kept_groups": len(self._kept),
             "attempts": len(graded),
             "baseline": fmean(score.total for score in scores),
-            "kept_baseline": fmean([reward for group in self._kept for reward in group.rewards] or [0.0]),
+            "kept_baseline": fmean([reward for kept in self._kept for reward in kept.group.rewards] or [0.0]),
+            **self._describe_rebalancing(),
             "temperature": self._plan.temperatures[self._number],
             "rewards": {
                 name: fmean(score.components[name] for score in scores) for name in scores[0].components
             },
+        }
+
+    def list_graded(self) -> list[GradedAttempt]:
+        """Every attempt of the iterations that are committed, in their order."""
+        numbers = range(len(self._plan.temperatures))
+        groups = [group for number in numbers for group in self._journal.units.get(_name_unit(number), [])]
+        return [parse_graded(item) for group in groups for item in group["graded"]]
+
+    def _describe_rebalancing(self) -> dict[str, float]:
+        """The mean baseline of the groups that are trained on, over all that was asked and over what is kept of it."""
+        if not self._plan.rebalance or not self._kept:
+            return {}
+        return {
+            "full_baseline": fmean(fmean(kept.whole.rewards) for kept in self._kept),
+            "rebalanced_baseline": fmean(fmean(kept.group.rewards) for kept in self._kept),
         }
 
     def _read(self, number: int) -> list[Group] | None:
@@ -184,30 +212,48 @@ class PolicyRollouts:
         score = self._environment.rewards.score
         return Group(tuple(graded), tuple(score(item.attempt, item.verdict).total for item in graded))
 
-    def _select(self, asked: Sequence[Group]) -> list[Group]:
+    def _select(self, asked: Sequence[Group]) -> list[Kept]:
         """The groups that are trained on."""
         balance = self._plan.rebalance
-        groups: Sequence[Group | None] = asked
-        if balance:
-            groups = [
-                rebalance_group(group, max_accuracy=balance.max_accuracy, seed=self._seed) for group in asked
-            ]
-        return [group for group in groups if group and not (group.is_flat and self._plan.drops_flat_groups)]
+        kept: list[Kept] = []
+        for whole in asked:
+            group: Group | None = whole
+            if balance:
+                group = rebalance_group(whole, max_accuracy=balance.max_accuracy, seed=self._seed)
+            if group and not (group.is_flat and self._plan.drops_flat_groups):
+                kept.append(Kept(whole, group))
+        return kept
 
-    def _build_batches(self) -> list[Batch]:
-        """The rows of each optimizer step; a step without a group gets one that moves nothing."""
+    def _build_batches(self) -> list[list[Row]]:
+        """The rows of each optimizer step. A step without a group gets one without advantages: only the KL term, if there
+        is one, has a gradient then, and the optimizer goes on by its momentum and decay."""
+        groups = [kept.group for kept in self._kept]
         idle = replace(self._asked[0], rewards=(0.0,) * len(self._asked[0].rewards))
-        parts = [self._kept[update :: self._plan.updates] or [idle] for update in range(self._plan.updates)]
+        parts = [groups[update :: self._plan.updates] or [idle] for update in range(self._plan.updates)]
         return [self._build_batch(part) for part in parts]
 
-    def _build_batch(self, groups: Sequence[Group]) -> Batch:
+    def _complete(self, batches: Sequence[Sequence[Row]]) -> list[Batch]:
+        """Rows with all columns. Those a model computes are of the policy that sampled, so they are committed: after a
+        kill between two updates that policy is gone."""
+        unit = f"columns {self._number}"
+        if unit not in self._journal.units:
+            records = [{"rows": self._compute_columns(rows)} for rows in batches]
+            self._journal.append(unit, records)
+        return [
+            tuple(
+                _add_columns(row, columns, update) for row, columns in zip(rows, record["rows"], strict=True)
+            )
+            for update, (rows, record) in enumerate(zip(batches, self._journal.units[unit], strict=True))
+        ]
+
+    def _build_batch(self, groups: Sequence[Group]) -> list[Row]:
         """One step's rows. Weights are times the tokens of the step, by which the loop divides."""
         lengths = [item.attempt.num_sampled for group in groups for item in group.graded]
         weights = iter(self._compute_token_weights(lengths))
         rows: list[Row] = []
         for group in groups:
             rows += self._build_rows(group, [sum(lengths) * next(weights) for _ in group.graded])
-        return tuple(self._complete_rows(rows))
+        return rows
 
     def _build_rows(self, group: Group, token_weights: Sequence[float]) -> list[Row]:
         return build_group_rows(
@@ -217,6 +263,17 @@ class PolicyRollouts:
             self._plan.temperatures[self._number],
             shares_prompt=self._plan.shares_prompts,
         )
+
+
+def _add_columns(row: Row, computed: Mapping[str, Sequence[float]], update: int) -> Row:
+    """A row with the columns a model computed, and how many updates ago it was sampled."""
+    columns = {
+        **row.columns,
+        "old_logprobs": row.columns["sampling_logprobs"],
+        "staleness": (float(update),) * len(row.token_ids),
+        **{name: tuple(values) for name, values in computed.items()},
+    }
+    return replace(row, columns=columns)
 
 
 def _name_unit(number: int) -> str:

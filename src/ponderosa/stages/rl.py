@@ -5,15 +5,15 @@
     temperature falls from `start` to `end` over the first `anneal_frac` of the iterations, then stays
 
 Sampling uses no top-p, top-k or min-p, and the trainer divides logits by the temperature that was sampled at, so
-the two agree on every probability up to rounding; `engine_gap` in the metrics is how far they are apart. Engine and
-trainer share one set of weights; cached prefixes are dropped before each drawing.
+the two agree on every probability up to rounding; `engine_gap` in the metrics is how far they are apart, logged at
+each iteration's first update: later ones have other weights than sampled. Engine and trainer share one set of weights;
+cached prefixes are dropped before each drawing.
 
 Writes model/, metrics.jsonl, attempts.parquet, verdicts.parquet.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ from ponderosa.config import Config as BaseConfig
 from ponderosa.data.prompts import PromptRules, select_prompts
 from ponderosa.engines.native import NativeEngine
 from ponderosa.errors import ConfigError
-from ponderosa.evaluation.units import parse_graded
 from ponderosa.identity import derive_seed
 from ponderosa.records import Problem, Row
 from ponderosa.rewards.recipe import RewardConfig, build_reward_sum, hash_rewards
@@ -37,11 +36,11 @@ from ponderosa.stages.labelling import open_labelling
 from ponderosa.stages.policy_rollouts import Environment, PolicyRollouts, Rebalance, RolloutPlan
 from ponderosa.stages.problem_sources import DrawnProblems, ProblemConfig, draw_problems
 from ponderosa.stages.rollout import load_rollouts
+from ponderosa.stages.scoring import Scores, build_scorer
 from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.training_stage import Learner, load_learner, train_and_save
 from ponderosa.training.gradients import GradientComputer, use_threads
-from ponderosa.training.loop import TrainConfig, choose_dtype
-from ponderosa.training.losses import CrossEntropy
+from ponderosa.training.loop import TrainConfig
 from ponderosa.training.optim import OptimizerConfig, ScheduleConfig
 from ponderosa.training.policy_gradient import (
     PolicyGradientConfig,
@@ -148,6 +147,9 @@ class Config(ProblemConfig):
 
 
 def run(config: Config, context: Context) -> Outcome:
+    if context.dtype != "auto":  # of old and reference log-probabilities as of training
+        train = config.train.model_copy(update={"dtype": context.dtype})
+        config = config.model_copy(update={"train": train})
     learner = load_learner(config.model, context)
     problems, dropped = draw_prompts(config, context)
     reward_context = RewardContext(config.max_tokens, learner.prompt_format, config.requires_work)
@@ -180,12 +182,7 @@ def run(config: Config, context: Context) -> Outcome:
             facts={},
             dropped=dropped,
         )
-        graded = [
-            parse_graded(item)
-            for unit in journal.units.values()
-            for group in unit
-            for item in group["graded"]
-        ]
+        graded = source.list_graded()
     save_graded(context.folder / "attempts.parquet", context.folder / "verdicts.parquet", graded)
     count_costs(outcome.ledger, graded)
     outcome.kept = len(graded)
@@ -224,7 +221,7 @@ def build_source(
         compute_token_weights=lambda lengths: compute_token_weights(
             lengths, loss, max_tokens=config.max_tokens
         ),
-        complete_rows=ModelColumns(learner, config),
+        compute_columns=ModelColumns(learner, config),
         seed=seed,
     )
 
@@ -252,24 +249,24 @@ def anneal(annealing: Annealing, num_iterations: int) -> tuple[float, ...]:
 
 
 class ModelColumns:
-    """Completes rows with log-probabilities that take a model to compute: `old_logprobs`, which may be the engine's,
-    and with a KL term `reference_logprobs`, of the policy that the stage began with."""
+    """The log-probabilities that take a model to compute, as training computes them: `old_logprobs`, unless they are the
+    engine's, and with a KL term `reference_logprobs`, of the policy that the stage began with."""
 
     def __init__(self, learner: Learner, config: Config) -> None:
-        dtype = choose_dtype(config.train.dtype, learner.model.device)
+        dtype, microbatch_tokens = config.train.dtype, config.train.microbatch_tokens
         self._num_threads = torch.get_num_threads()
         self._scorers: dict[str, GradientComputer] = {}
         if config.old_logprobs == "trainer":
-            self._scorers["old_logprobs"] = GradientComputer(learner.model, CrossEntropy(), dtype=dtype)
+            self._scorers["old_logprobs"] = build_scorer(learner.model, dtype, microbatch_tokens)
         if config.build_policy_gradient().kl_weight:
             # Copied before the loop loads a checkpoint into the learner.
             reference = deepcopy(learner.model).eval()
-            self._scorers["reference_logprobs"] = GradientComputer(reference, CrossEntropy(), dtype=dtype)
+            self._scorers["reference_logprobs"] = build_scorer(reference, dtype, microbatch_tokens)
 
-    def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        columns = [{**row.columns, "old_logprobs": row.columns["sampling_logprobs"]} for row in rows]
+    def __call__(self, rows: Sequence[Row]) -> list[dict[str, Scores]]:
+        columns: list[dict[str, Scores]] = [{} for _ in rows]
         for name, scorer in self._scorers.items():
             with use_threads(self._num_threads), scorer.running():
                 for row_columns, scores in zip(columns, scorer.score(rows), strict=True):
                     row_columns[name] = scores
-        return [replace(row, columns=row_columns) for row, row_columns in zip(rows, columns, strict=True)]
+        return columns

@@ -1,14 +1,16 @@
 """The policy gradient as a loss of the loop: from logits and the columns of rows to `policy_gradient`'s objective.
 
 Rows come from `data.groups`. Their columns, for each token the policy wrote: `advantages`, `temperatures`,
-`sampling_logprobs` (of the engine), `old_logprobs` (of the policy whose ratio is 1) and, with a KL term,
-`reference_logprobs`. Their loss weights are those of `compute_token_weights` times the number of tokens in the step,
-so that the step is divided by its tokens as any other and everything it logs is a mean over them.
+`sampling_logprobs` (of the engine), `old_logprobs` (of the policy whose ratio is 1), with a KL term
+`reference_logprobs`, and `staleness`, the updates since they were sampled, where that is known: `engine_gap` is logged
+of fresh tokens only. Their loss weights are those of `compute_token_weights` times the number of tokens in the step, so
+that the step is divided by its tokens as any other and everything it logs is a mean over them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ponderosa.records import Row
@@ -41,7 +43,9 @@ class PolicyGradient:
         objective, facts = compute_policy_loss(
             scores.logprobs, tokens, self.config, entropies_M=scores.entropies
         )
-        gap = (scores.logprobs.detach() - columns["sampling_logprobs"]).abs().sum()
         # The log has tokens of its own: all that were trained on, not these.
-        logged = {name: total for name, total in facts.items() if name != "tokens"}
-        return LossSums(objective, objective.detach(), {**logged, "engine_gap": gap})
+        logged = {name: total for name, total in facts.items() if name not in ("tokens", "engine_gap")}
+        is_fresh_M = columns.get("staleness", torch.zeros_like(microbatch.weights_M)) == 0
+        if is_fresh_M.any():  # later the gap is what the updates moved
+            logged["engine_gap"] = (scores.logprobs.detach() - columns["sampling_logprobs"]).abs().sum()
+        return LossSums(objective, objective.detach(), logged)
