@@ -1,6 +1,7 @@
 """Pairs and rollout DPO: what the stages read, write and refuse, and that a killed one continues to the same model."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ponderosa.artifacts import Journal, read_json, write_json
+from ponderosa.artifacts import Journal, read_json, read_table, write_json
 from ponderosa.data.pair_rows import build_pair_row
 from ponderosa.data.preferences import PairRules
 from ponderosa.errors import ConfigError
@@ -103,6 +104,28 @@ def test_scores_found_in_the_journal_are_not_computed_again(inputs: dict[str, Pa
     assert again[1:] == whole[1:]
 
 
+def test_a_stage_killed_anywhere_continues_to_the_same_pairs_and_outcome(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    many = {**inputs, "rollouts": save_tiny_rollouts(tmp_path / "many", inputs["sft"], num_problems=75)}
+
+    def pair(folder: Path) -> Outcome:
+        return run_pairs(folder, many, rules=PairRules(pairs_per_problem=8, rejected="random"))
+
+    whole = pair(tmp_path / "whole")
+    journal = (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    ends = [found.end() for found in re.finditer(rb'"unit":.*\n', journal)]
+    assert len(ends) == 3
+    for cut in (ends[0] - 1, (ends[0] + ends[1]) // 2, ends[2]):
+        folder = tmp_path / f"cut-{cut}"
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(journal[:cut])
+        assert pair(folder) == whole
+        assert pairs.load_pairs(folder) == pairs.load_pairs(tmp_path / "whole")
+        assert read_table(folder / pairs.TABLE) == read_table(tmp_path / "whole" / pairs.TABLE)
+        assert (folder / "journal.jsonl").read_bytes() == journal
+
+
 def test_rollouts_without_a_pair_say_why(inputs: dict[str, Path], tmp_path: Path) -> None:
     one_each = {**inputs, "rollouts": save_tiny_rollouts(tmp_path / "one", inputs["sft"], samples=1)}
     with pytest.raises(ConfigError, match=r"give no pair.*'all_correct': 8"):
@@ -127,9 +150,9 @@ def test_attempts_longer_than_the_references_context_are_counted(
 
 
 def run_dpo(folder: Path, inputs: dict[str, Path], **changes: Any) -> Outcome:
-    progress = changes.pop("progress", SILENT)
+    how = {name: changes.pop(name) for name in ("progress", "dtype") if name in changes}
     config = dpo.Config(**{"pairs": ("pairs",), "train": TRAIN, "tokens_per_step": 300, **changes})
-    return dpo.run(config, build_context(folder, inputs, progress=progress))
+    return dpo.run(config, build_context(folder, inputs, **how))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -209,6 +232,16 @@ def test_pairs_scored_by_another_model_are_refused_with_the_remedy(
     others = {**inputs, "sft": save_tiny_model(tmp_path / "other", seed=1)}
     with pytest.raises(ConfigError, match="give stage 'pairs' `reference: sft`"):
         run_dpo(tmp_path / "run", others)
+
+
+@pytest.mark.parametrize(
+    "how", [{"dtype": "bfloat16"}, {"dtype": "auto", "train": dpo.DPOTraining(dtype="bfloat16")}]
+)
+def test_pairs_scored_in_another_dtype_are_refused_with_the_remedy(
+    how: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"scored in float32, .* compute in bfloat16, .* --dtype float32"):
+        run_dpo(tmp_path / "run", inputs, **how)
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,18 @@ from ponderosa.artifacts import write_json
 from ponderosa.data.margins import summarise_margins
 from ponderosa.data.packing import Batch, build_batches
 from ponderosa.data.pair_rows import ScoredPair, build_mismatched_rows, build_scored_row, split_scores
+from ponderosa.engines.loading import select_device
 from ponderosa.errors import ConfigError
 from ponderosa.identity import derive_seed
 from ponderosa.progress import Progress
 from ponderosa.records import Row
-from ponderosa.stages.pairs import check_reference, load_pairs
+from ponderosa.stages.pairs import check_dtype, check_reference, load_pairs
 from ponderosa.stages.scoring import Scores, build_scorer, count_scoring, score_rows
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL, load_learner, train_and_save
 from ponderosa.training.gradients import GradientComputer, use_threads
 from ponderosa.training.kl_baseline import BaselinedBatches, Mismatched
-from ponderosa.training.loop import BatchSource, FixedBatches, TrainConfig
+from ponderosa.training.loop import BatchSource, FixedBatches, TrainConfig, choose_dtype
 from ponderosa.training.optim import OptimizerConfig
 from ponderosa.training.preference_losses import DPO, KTO
 
@@ -99,7 +100,8 @@ class Config(StageConfig):
 
 
 def run(config: Config, context: Context) -> Outcome:
-    scored = load_scored(config, context)
+    dtype = config.train.dtype if context.dtype == "auto" else context.dtype
+    scored = load_scored(config, context, choose_dtype(dtype, torch.device(select_device(context.device))))
     learner = load_learner(config.model, context)
     rows = [build_scored_row(one) for one in scored]
     batches = build_batches(
@@ -108,7 +110,6 @@ def run(config: Config, context: Context) -> Outcome:
         seed=derive_seed("dpo", context.seed),
         epochs=config.epochs,
     )
-    dtype = config.train.dtype if context.dtype == "auto" else context.dtype
     scorer = build_scorer(learner.model, dtype, config.train.microbatch_tokens)
     source: BatchSource = FixedBatches(batches)
     examples: list[Row] = []
@@ -132,11 +133,13 @@ def run(config: Config, context: Context) -> Outcome:
     return outcome
 
 
-def load_scored(config: Config, context: Context) -> list[ScoredPair]:
-    """The pairs of every stage named. Raises ConfigError if another model than the learner scored some."""
+def load_scored(config: Config, context: Context, dtype: torch.dtype) -> list[ScoredPair]:
+    """The pairs of every stage named. Raises ConfigError if another model than the learner scored some, or in another
+    dtype than that of the training."""
     for name in config.pairs:
         model_dir = context.inputs[config.model] / MODEL
         check_reference(context.inputs[name], model_dir, pairs=name, model=config.model)
+        check_dtype(context.inputs[name], dtype, pairs=name)
     return [pair for name in config.pairs for pair in load_pairs(context.inputs[name])]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from ponderosa.artifacts import Journal, read_json, read_table, write_table
@@ -83,7 +84,7 @@ def run(config: Config, context: Context) -> Outcome:
         dropped=dict(selection.unused),
         facts={
             "reference": hash_directory(context.inputs[config.reference] / MODEL),
-            "dtype": str(scorer.dtype).removeprefix("torch."),
+            "dtype": name_dtype(scorer.dtype),
             "pairs": len(pairs),
             "problems": len({pair.problem_id for pair in pairs}),
             "problems_without_pair": dict(selection.unpaired),
@@ -146,6 +147,11 @@ def _freeze(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def name_dtype(dtype: torch.dtype) -> str:
+    """As configurations and manifests call it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def check_reference(folder: Path, model_dir: Path, *, pairs: str, model: str) -> str:
     """The hash of the model that scored a finished stage's pairs. Raises ConfigError if it is not the one in
     `model_dir`."""
@@ -158,3 +164,16 @@ def check_reference(folder: Path, model_dir: Path, *, pairs: str, model: str) ->
             f"`reference: {model}`"
         )
     return start
+
+
+def check_dtype(folder: Path, dtype: torch.dtype, *, pairs: str) -> None:
+    """Raises ConfigError if a finished stage's pairs were scored in another dtype than `dtype`, that of the training;
+    those of a `pivotal` stage were scored by the engine and name none."""
+    scored = read_json(folder / "manifest.json")["facts"].get("dtype")
+    trained = name_dtype(dtype)
+    if scored not in (None, trained):
+        raise ConfigError(
+            f"the pairs of {pairs!r} were scored in {scored}, but training would compute in {trained}, and take the "
+            f"difference in rounding for a move away from the reference; run with --dtype {scored}, or give stage "
+            f"{pairs!r} as `dtype` what this stage has as `train: {{dtype: ...}}`, so that they are scored again"
+        )
