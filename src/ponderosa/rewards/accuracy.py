@@ -41,6 +41,10 @@ class LengthAwareAccuracy(Config):
     So nothing that is not right earns more than an honest wrong attempt of length L⁻. Below that length a wrong
     attempt does gain by going on, which is meant.
 
+    The paper gives -1.0 for a missing think block, too. Here that is no fault, since code formats have none and models
+    that were not trained to think write none. So a block that the chat template opened and the model never closed
+    passes, if the solution ended by itself: its text has neither tag.
+
     On the plateaus groups are exactly tied, so tiny differences of length are not blown up by dividing by the
     standard deviation.
     """

@@ -4,7 +4,7 @@
     pack documents into rows; they are masked from each other (or, as a control, leave each by itself)
     train on what the model writes and, weighted by `question_weight`, on the question; never on observations
 
-Writes model/, metrics.jsonl.
+Writes model/, metrics.jsonl, rejected.parquet.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@
     with `rollouts`: what a model solved itself, rejection sampled; greedy ones of an RL policy are re-distillation
     a row longer than the model's context is left out and counted
 
-Writes model/, metrics.jsonl.
+Writes model/, metrics.jsonl, rejected.parquet.
 """
 
 from pydantic import Field
