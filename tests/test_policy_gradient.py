@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -93,11 +93,13 @@ presets = st.sampled_from(sorted(PRESETS))
 
 
 @given(st.floats(-2, 2), st.integers(1, 33), presets)
+@settings(deadline=None)
 def test_a_flat_group_has_advantages_of_exactly_zero(reward: float, size: int, preset: str) -> None:
     assert compute_advantages([reward] * size, PRESETS[preset]) == [0.0] * size
 
 
 @given(groups, presets)
+@settings(deadline=None)
 def test_advantages_sum_to_zero_and_keep_the_order_of_rewards(rewards: list[float], preset: str) -> None:
     advantages = compute_advantages(rewards, PRESETS[preset])
     assert math.fsum(advantages) == pytest.approx(0.0, abs=1e-9)
