@@ -3,7 +3,7 @@
     python docs/tables.py            write them
     python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
 
-`run NAME` is the stage table of results/NAME, or of a sweep its arms, `bench` (linked from docs/) the rows of every
+`run NAME [SUITE,...]` is the stage table of results/NAME, all of it or some suites, or of a sweep its arms, `bench` (linked from docs/) the rows of every
 results/bench-*, `aims` those that have an aim in one table, `stages` the configuration of every stage kind, `strategies` the parameters of every strategy. What has
 not been measured says so.
 """
@@ -48,7 +48,9 @@ Rows = Sequence[Sequence[str]]
 
 def fill_regions(text: str, results: Path) -> str:
     """The text with every generated region written anew."""
-    pattern = re.compile(r"<!-- (run \S+|bench|aims|stages|strategies) -->\n.*?<!-- /\1 -->", re.DOTALL)
+    pattern = re.compile(
+        r"<!-- (run \S+(?: \S+)?|bench|aims|stages|strategies) -->\n.*?<!-- /\1 -->", re.DOTALL
+    )
     return pattern.sub(
         lambda match: f"<!-- {match[1]} -->\n{render_region(match[1], results)}\n<!-- /{match[1]} -->", text
     )
@@ -58,7 +60,8 @@ def render_region(name: str, results: Path) -> str:
     """The Markdown of one region."""
     kind, _, argument = name.partition(" ")
     if kind == "run":
-        return render_run(results / argument)
+        name, _, suites = argument.partition(" ")
+        return render_run(results / name, suites.split(",") if suites else None)
     if kind == "bench":
         return render_bench(results)
     if kind == "aims":
@@ -66,14 +69,19 @@ def render_region(name: str, results: Path) -> str:
     return "\n\n".join(render_stages() if kind == "stages" else render_strategies())
 
 
-def render_run(folder: Path) -> str:
-    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms."""
+def render_run(folder: Path, suites: Sequence[str] | None = None) -> str:
+    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms.
+
+    suites: the only ones to show.
+    """
     if not (folder / "summary.json").exists():
         return NOT_MEASURED
     summary, manifest = read_json(folder / "summary.json"), read_json(folder / "manifest.json")
     metric = manifest["recipe"].get("headline", {}).get("metric", "pass@1")
     arms = list_arm_tables(summary["rows"], summary.get("sweep", {}))
     blocks = [render_arm_table(table, layout="markdown") for table in arms]
+    if suites:
+        summary["rows"] = [row for row in summary["rows"] if row["suite"] in suites]
     source = f"Run: [`results/{folder.name}`](results/{folder.name}/manifest.json). {describe(manifest)}"
     return "\n\n".join([*(blocks or [render_run_stages(summary, metric)]), source])
 
@@ -92,7 +100,7 @@ def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
         "n",
         *(name.replace("=", " ") for name in slices),
         "against the model before",
-        "grown in",
+        "grown in, a seed" if has_seeds else "grown in",
         "training FLOPs",
     ]
     rows = [

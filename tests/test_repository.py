@@ -160,6 +160,10 @@ def test_a_recorded_run_becomes_a_line_for_each_model(
     assert all(any(f"| {model}" in line for line in lines) for model in expected)
     assert lines[-1].startswith("Run: [`results/demo`]")
 
+    suite = rows[0]["suite"]
+    of_one = tables["render_run"](folder, [suite]).split("\n")[2:-2]
+    assert of_one == [line for line in lines[2:-2] if re.match(rf"\| {suite}( |,)", line)]
+
 
 def test_a_recorded_sweep_becomes_a_table_of_its_arms(
     tables: dict[str, Any], recording: dict[str, Any], tmp_path: Path

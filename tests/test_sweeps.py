@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ponderosa.arms import name_arms
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.errors import ConfigError, WorkError
 from ponderosa.evaluation.summary import RowContext, build_results, summarise
@@ -228,9 +229,17 @@ def test_what_an_arm_is_tested_against_changes_no_folder() -> None:
     assert [stage.folder_name for stage in compared] == pick(plan(*WHOLE, sweep=[PLAIN, LONG, wide]))
 
 
-def test_a_seed_named_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match=re.escape("the seeds [1, 1] name one twice")):
-        plan(PROBLEMS, seeds=[1, 1])
+@pytest.mark.parametrize(
+    ("seeds", "said"), [([1, 1], "the seeds [1, 1] name one twice"), ([], "seeds: [] holds no seed")]
+)
+def test_a_seed_named_twice_and_no_seed_are_refused(seeds: list[int], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        plan(PROBLEMS, seeds=seeds)
+
+
+def test_more_than_three_arms_that_share_a_stage_are_counted() -> None:
+    assert name_arms(["plain", "long", "wide"]) == "plain + long + wide"
+    assert name_arms(["plain", "long", "wide", "deep"]) == "4 arms"
 
 
 def test_the_arms_of_the_copying_ablation_differ_in_the_copying_alone() -> None:

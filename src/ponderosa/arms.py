@@ -61,3 +61,8 @@ def _check_baseline(arm: Arm, name: str, earlier: dict[str, Arm]) -> None:
             f"arm {arm.arm!r} runs until {', '.join(arm.ends)} and {name!r}, which it is against, until "
             f"{', '.join(other.ends)}; arms are tested in stages that both run until"
         )
+
+
+def name_arms(arms: Sequence[str]) -> str:
+    """Which arms share a stage: up to three by name, more by their number."""
+    return " + ".join(arms) if len(arms) <= 3 else f"{len(arms)} arms"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ponderosa.arms import Arm, check_arms
+from ponderosa.arms import Arm, check_arms, name_arms
 from ponderosa.config import Config, load_yaml, parse_config, set_path, set_value, suggest
 from ponderosa.errors import ConfigError, RequestError
 from ponderosa.identity import content_hash
@@ -51,6 +51,10 @@ class Recipe(Config):
             raise ConfigError(
                 f"seed: {self.seed} and seeds: {list(self.seeds)} are both given; keep one "
                 f"(--set seeds=[{self.seed}] picks one of a recipe's seeds)"
+            )
+        if not self.seeds and "seeds" in self.model_fields_set:
+            raise ConfigError(
+                "seeds: [] holds no seed; allowed: one or more, or leave it out to train at `seed`"
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"the seeds {list(self.seeds)} name one twice")
@@ -172,7 +176,7 @@ def label_stages(stages: Sequence[PlannedStage]) -> list[str]:
     arms = {arm for stage in stages for arm in stage.arms}
     labels = []
     for stage in stages:
-        arm = " + ".join(stage.arms) if len(stage.arms) < len(arms) else ""
+        arm = name_arms(stage.arms) if len(stage.arms) < len(arms) else ""
         seed = f"seed {stage.seed}" if len(seeds) > 1 else ""
         labels.append(", ".join(part for part in (stage.name, arm, seed) if part))
     return labels

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ponderosa.arms import name_arms
 from ponderosa.artifacts import read_json
 from ponderosa.shown_trees import SHOWN_FILE, ShownTree, load_shown
 
@@ -103,7 +104,7 @@ def _label_stages(stages: list[StageFolder], sweep: Record) -> list[StageFolder]
     labelled = []
     for stage in stages:
         mine = [arm for arm, folders in arms.items() if f"{stage.name}-{stage.key}" in folders]
-        name = f"{stage.name}, {' + '.join(mine)}" if mine and len(mine) < len(arms) else stage.name
+        name = f"{stage.name}, {name_arms(mine)}" if mine and len(mine) < len(arms) else stage.name
         label = f"{name}, seed {stage.manifest.get('seed')}" if len(seeds) > 1 else name
         labelled.append(replace(stage, model_name=name, label=label))
     return labelled

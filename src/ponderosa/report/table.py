@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ponderosa.arms import name_arms
 from ponderosa.report.numbers import as_number
 from ponderosa.report.run import Record, as_list
 
@@ -92,7 +93,7 @@ def list_shown_rows(rows: Sequence[Record]) -> list[Record]:
         content = repr({key: value for key, value in row.items() if key != "arm"})
         merged.setdefault(content, {**row, "arms": []})["arms"].append(str(row.get("arm", "")))
     for row in merged.values():
-        row["arm"] = " + ".join(row["arms"]) if len(row["arms"]) < num_arms else None
+        row["arm"] = name_arms(row["arms"]) if len(row["arms"]) < num_arms else None
     return list(merged.values())
 
 
