@@ -188,12 +188,6 @@ def test_an_attempt_longer_than_the_rules_allow_is_left_out_with_what_was_printe
     assert selection.unused == {"longer_than_max_length": 1, "longer_than_context": 1}
 
 
-def test_a_bound_that_is_unset_is_no_part_of_the_rules_content() -> None:
-    assert "max_length" not in PairRules().model_dump(mode="json")
-    assert PairRules(max_length=9).model_dump(mode="json")["max_length"] == 9
-    assert PairRules.model_validate(PairRules().model_dump()) == PairRules()
-
-
 def test_a_limit_draws_pairs_and_counts_what_it_leaves() -> None:
     graded = [
         one for name in "abcdef" for one in (build_graded([1], problem_id=name), wrong([2], problem_id=name))

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, product
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from ponderosa.config import Config
 from ponderosa.data.edit_distance import compute_edit_distance
@@ -43,12 +43,6 @@ class PairRules(Config):
     allow_truncated: bool = Field(
         False, description="let attempts cut at the token limit be rejected; they are never chosen"
     )
-
-    @model_serializer(mode="wrap")
-    def _leave_out_unset_bound(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An unset `max_length` changes nothing, so it is no part of a stage's key."""
-        values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if name != "max_length" or value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class QuantitiesOptions(Config):
     step_unit: StepUnit = Field(
         "operation",
         description="what a step of a worked solution is: an operation and the given numbers before it, or any one "
-        "quantity; the latter is longer, and a model that learns it counts operations less",
+        "quantity",
     )
 
     @model_validator(mode="after")
