@@ -141,6 +141,16 @@ def test_every_trajectory_is_taken_or_rejected_for_a_reason() -> None:
     assert select(trees, allow_errors=True)[0] == [20, 10]
 
 
+def test_nothing_is_taken_of_a_problem_that_is_left_out_and_its_reason_is_kept() -> None:
+    trajectories = list_trajectories(chain([0.5, 1.0], 10, "1"))
+    problem_id = trajectories[0].graded.attempt.problem_id
+    selection = select_trajectories(
+        trajectories, TrajectoryRules(), eos_ids=frozenset({EOS}), left_out={problem_id: "suspicious"}
+    )
+    assert not selection.kept
+    assert [reason for _, reason in selection.rejected] == ["suspicious"]
+
+
 def test_what_counts_as_the_same_is_a_rule() -> None:
     trees = [chain([0.5, 1.0], 10, "1"), chain([0.4, 1.0], 20, "1")]
     assert select(trees) == ([10], {"duplicate": 1})

@@ -82,10 +82,15 @@ def test_a_search_stops_when_it_has_the_right_solutions_it_looked_for() -> None:
     assert get_end(label(TreeSearch(simulations=5), RIGHT)) == ("budget", 5)
 
 
-def test_unsolved_problems_get_extra_simulations_and_solved_ones_do_not() -> None:
-    config = TreeSearch(simulations=2, extra_simulations=4)
+@pytest.mark.parametrize("leaves", [1, 2, 8])
+def test_unsolved_problems_get_extra_simulations_and_solved_ones_do_not(leaves: int) -> None:
+    config = TreeSearch(simulations=2, extra_simulations=4, leaves=leaves)
     assert get_end(label(config, WRONG)) == ("budget", 6)
     assert get_end(label(config, RIGHT)) == ("budget", 2)
+
+
+def test_extra_simulations_end_with_the_first_right_solution() -> None:
+    config = TreeSearch(simulations=2, extra_simulations=4)
     late = {**WRONG, f"x = 2{STEP}": [f"So \\boxed{{5}}{END}"]}
     assert get_end(label(config, late)) == ("budget", 3)
 

@@ -119,6 +119,15 @@ def test_every_kind_learns_the_planted_rule_and_reads_it_as_success(
     assert prompt_format == PLAIN_CODE
 
 
+def test_q_regression_learns_from_steps_that_a_solution_goes_through_alone() -> None:
+    """The other step's only value is that of the model which scored it."""
+    lines = [Line(None, "good", 1.0), Line(None, "never tried", 0.37), Line(0, "end", 1.0, "correct")]
+    examples = reward_model.build_examples(
+        [build_tree(lines)], reward_model.Config(kind="q_regression", trees=("trees",)), max_length=99
+    )
+    assert examples.facts == {"steps": 2}
+
+
 def test_the_manifest_says_what_was_learned_from_and_the_directory_how(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:

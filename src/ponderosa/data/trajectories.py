@@ -5,11 +5,14 @@ right ones of highest value (rStar-Math, arXiv 2501.04519, section 3.2), and for
 `data.rollouts`, and
 
     error_step   a step of it failed, so it would teach a mistake and its repair
+    suspicious   a search came to doubt its problem's gold answer
+    held_out     its problem is kept for reward models to be measured on
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import Field
@@ -41,7 +44,9 @@ class TrajectoryRules(Config):
     """Which right trajectories are taken: those of the highest mean value first, then of the highest least value."""
 
     per_problem: int | None = Field(
-        2, ge=1, description="most trajectories of one problem, all its trees together; null takes all"
+        2,
+        ge=1,
+        description="most trajectories of one problem from one search, all its trees together; null takes all",
     )
     distinct: Distinct = Field("program", description=DISTINCT)
     allow_errors: bool = Field(False, description="take those with a step that failed, too")
@@ -58,13 +63,25 @@ def list_trajectories(graded: GradedTree) -> list[Trajectory]:
 
 
 def select_trajectories(
-    trajectories: Iterable[Trajectory], rules: TrajectoryRules, *, eos_ids: frozenset[int]
+    trajectories: Iterable[Trajectory],
+    rules: TrajectoryRules,
+    *,
+    eos_ids: frozenset[int],
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> RolloutSelection:
-    """The trajectories of every problem that the rules take. eos_ids: what ends a solution of the model that wrote them."""
+    """The trajectories of every problem that the rules take.
+
+    eos_ids: what ends a solution of the model that wrote them. left_out: problems that nothing is taken of, and why.
+    """
     groups: defaultdict[str, list[Trajectory]] = defaultdict(list)
     for one in trajectories:
         groups[one.graded.attempt.problem_id].append(one)
-    return join_selections(_select_of_problem(group, rules, eos_ids) for group in groups.values())
+    return join_selections(
+        RolloutSelection((), tuple((one.graded.attempt, left_out[problem_id]) for one in group))
+        if problem_id in left_out
+        else _select_of_problem(group, rules, eos_ids)
+        for problem_id, group in groups.items()
+    )
 
 
 def _select_of_problem(

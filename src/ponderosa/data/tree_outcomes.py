@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from ponderosa.identity import split_bucket
 from ponderosa.records import GradedTree, Reason, Tree
 
 Failures = Literal["answered", "any"]
@@ -25,6 +26,11 @@ def leave_out_suspicious(graded: Iterable[GradedTree]) -> list[GradedTree]:
     trees = list(graded)
     doubted = {one.tree.problem_id for one in trees if one.tree.end == "suspicious"}
     return [one for one in trees if one.tree.problem_id not in doubted]
+
+
+def is_held_out(problem_id: str, held_out_frac: float) -> bool:
+    """Is a problem of the share that reward models are measured on? Whatever the seed."""
+    return split_bucket(["reward model", problem_id]) < held_out_frac
 
 
 def judge_ends(graded: GradedTree, failures: Failures) -> dict[int, bool]:

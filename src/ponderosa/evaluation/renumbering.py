@@ -1,7 +1,8 @@
 """False positives: right answers that a wrong program came to by chance, found by asking it for other numbers.
 
-A program is refuted if it fails or disagrees with the true one on any re-numbering of its problem. Only programs that
-print the answer can be asked, and only problems of tasks that can re-number: `quantities`.
+A program is refuted if it fails or disagrees with the true one on any re-numbering of its problem, or on the problem
+itself: the text may say what the program did not print. Only programs that print an answer can be asked, and only
+problems of tasks that can re-number: `quantities`.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,10 +53,13 @@ def find_refuted(
 
 
 def _plan_trials(problem: Problem, steps: Sequence[Step], num_renumberings: int) -> list[_Trial]:
-    """How to ask the program of a solution for other numbers; nothing if it cannot be asked."""
+    """How to ask the program of a solution for other numbers, or for the same ones if it printed something else than
+    the solution says; nothing if it cannot be asked."""
     done = [step for step in steps if step.code is not None and step.outcome == "ok"]
-    if not can_renumber(problem) or not _is_true(problem, done):
+    if not can_renumber(problem) or answer_from_attempt("", done) is None:
         return []
+    if not _is_true(problem, done):
+        return [_Trial(problem, [step.code or "" for step in done])]
     drawn = [renumber_problem(problem, number) for number in range(num_renumberings)]
     return [
         _Trial(other, [substitute_literals(step.code or "", mapping) for step in done])

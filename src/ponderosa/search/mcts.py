@@ -78,7 +78,7 @@ class Simulations(Config):
             is_spent = tree.has_spent(self.token_budget)
             if is_spent and num_simulations:
                 return "budget", num_simulations
-            while len(leaves) < self.leaves and find_end(num_simulations + len(leaves)) is None:
+            while len(leaves) < self.leaves and self._may_begin(num_simulations, len(leaves), find_end):
                 leaf = select_leaf(tree.root, self.selection, closed, leaves)
                 if leaf is None:
                     break
@@ -95,6 +95,12 @@ class Simulations(Config):
             num_simulations += len(leaves) - len(going_on)
             leaves = going_on
         return end, num_simulations
+
+    def _may_begin(self, num_done: int, num_in_flight: int, find_end: FindEnd) -> bool:
+        """May one more simulation begin? One beyond `simulations` waits until those have ended: they may bring what it
+        would look for."""
+        number = num_done + num_in_flight
+        return find_end(number) is None and (number < self.simulations or num_done >= self.simulations)
 
     def _take_up(
         self,

@@ -10,7 +10,7 @@ Writes pairs.parquet.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from ponderosa.stages.rollout import POLICY, load_rollouts
 from ponderosa.stages.scoring import build_scorer, count_scoring, score_rows
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL, Learner, load_learner
-from ponderosa.stages.tree_tables import load_trajectories
+from ponderosa.stages.tree_tables import load_suspicious, load_trajectories
 
 VERSION = 1
 TABLE = "pairs.parquet"
@@ -97,16 +97,21 @@ def pair_stages(config: Config, context: Context, reference: Learner) -> PairSel
     """The pairs of all stages' attempts. Raises ConfigError if there are none, or if their token ids mean something
     else to the reference."""
     graded: list[GradedAttempt] = []
+    doubted: set[str] = set()
     for name in (*config.rollouts, *config.trees):
         folder = context.inputs[name]
         policy = load_policy(folder / POLICY)
         check_same_ids(policy, reference.codec, reference.prompt_format, where=name)
         if name in config.trees:
+            doubted |= load_suspicious(folder)
             graded += [trajectory.graded for trajectory in load_trajectories(folder)]
         else:
             graded += [one for group in load_rollouts(folder) for one in group.graded]
     seed = derive_seed("pairs", context.seed)
-    selection = select_pairs(graded, config.rules, seed=seed, max_length=reference.max_context)
+    sound = [one for one in graded if one.attempt.problem_id not in doubted]
+    selection = select_pairs(sound, config.rules, seed=seed, max_length=reference.max_context)
+    if doubted:
+        selection = replace(selection, unpaired={**selection.unpaired, "suspicious": len(doubted)})
     if not selection.pairs:
         raise ConfigError(
             f"the attempts of {', '.join((*config.rollouts, *config.trees))} give no pair, their problems being {dict(selection.unpaired)}; "

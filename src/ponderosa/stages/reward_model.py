@@ -6,7 +6,7 @@ one of the two it is measured against.
     train, on the trees that are not held out:
         ppm            steps preferred to others that continue the same prefix, and whole solutions to others
         orm            whole solutions that are right or wrong
-        q_regression   the search's value Q of every step
+        q_regression   the search's value Q of every step that a solution goes through
     on those held out: which of a pair scores higher, and one monotone map from scores to success in [-1, 1]
 
 All three are read at the same places, compared on the same held-out pairs and calibrated alike. The calibration curve
@@ -26,9 +26,15 @@ from ponderosa.artifacts import write_json
 from ponderosa.data.packing import build_batches
 from ponderosa.data.reward_rows import build_comparison_row, build_node_rows
 from ponderosa.data.step_pairs import StepPairRules, select_step_pairs
-from ponderosa.data.tree_outcomes import judge_ends, leave_out_suspicious, list_scored
+from ponderosa.data.tree_outcomes import (
+    compute_success,
+    is_held_out,
+    judge_ends,
+    leave_out_suspicious,
+    list_scored,
+)
 from ponderosa.errors import ConfigError
-from ponderosa.identity import derive_seed, split_bucket
+from ponderosa.identity import derive_seed
 from ponderosa.records import GradedTree, Row
 from ponderosa.reward_model_directory import Kind, RewardFile, save_reward_file
 from ponderosa.stages.held_out_trees import describe_held_out, score_trees
@@ -45,7 +51,7 @@ from ponderosa.training.optim import OptimizerConfig
 from ponderosa.training.output_head import build_reward_model
 from ponderosa.training.reward_losses import ComparisonForm, OutcomeReward, PairwiseReward, ValueReward
 
-VERSION = 1
+VERSION = 2
 HELD_OUT = "held_out.json"
 
 
@@ -188,8 +194,7 @@ def split_trees(
     held_out: list[GradedTree] = []
     seen: list[GradedTree] = []
     for one in trees:
-        is_held_out = split_bucket(["reward model", one.tree.problem_id]) < held_out_frac
-        (held_out if is_held_out else seen).append(one)
+        (held_out if is_held_out(one.tree.problem_id, held_out_frac) else seen).append(one)
     num_held_out = len({one.tree.problem_id for one in held_out})
     if num_held_out < 2 or not seen:
         raise ConfigError(
@@ -235,8 +240,9 @@ def build_targets(trees: Sequence[GradedTree], config: Config, *, max_length: in
             ends = judge_ends(one, config.rules.failures)
             targets = {place: float(is_right) for place, is_right in ends.items()}
         else:
-            nodes = one.tree.nodes
-            targets = {place: nodes[place].value for place in list_scored(one) if nodes[place].visits}
+            # A step that no solution goes through has at most the pseudo-visit of the model that scored it.
+            known = compute_success(one)
+            targets = {place: one.tree.nodes[place].value for place in list_scored(one) if place in known}
         found = build_node_rows(one.tree, targets, max_length=max_length)
         rows += [node_row.row for node_row in found]
         num_targets += len(targets)

@@ -20,6 +20,7 @@ from ponderosa.config import Config
 from ponderosa.data.rollouts import RolloutRules, RolloutSelection, select_rollouts
 from ponderosa.data.rows import build_attempt_row, build_solution_row
 from ponderosa.data.trajectories import TrajectoryRules, select_trajectories
+from ponderosa.data.tree_outcomes import is_held_out
 from ponderosa.engines.codec import HFCodec
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PromptFormat
@@ -30,7 +31,7 @@ from ponderosa.stages.policy import check_same_format, check_same_ids, load_poli
 from ponderosa.stages.rollout import POLICY, PROBLEMS, load_rollouts
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need
-from ponderosa.stages.tree_tables import load_trajectories
+from ponderosa.stages.tree_tables import load_suspicious, load_trajectories
 from ponderosa.steps import Segment, render_steps
 from ponderosa.tasks.worked import WorkedSolution
 
@@ -49,6 +50,13 @@ class SolutionData(Config):
         (), description="search stages to read, of a model with the same tokenizer and prompt format"
     )
     trajectories: TrajectoryRules = TrajectoryRules()
+    held_out_frac: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the trees' problems that is not trained on. Give it the `held_out_frac` of the reward "
+        "models that begin as this policy: what they are measured on, it has then not seen either",
+    )
     rewrite_trees: bool = Field(
         False,
         description="encode the trees' solutions anew, so that they may come from a model with another tokenizer",
@@ -71,8 +79,9 @@ class SolutionData(Config):
             )
         if self.select != RolloutRules() and not self.rollouts:
             raise ConfigError("`select` chooses among `rollouts`, and none are named")
-        if (self.trajectories != TrajectoryRules() or self.rewrite_trees) and not self.trees:
-            raise ConfigError("`trajectories` and `rewrite_trees` are about `trees`, and none are named")
+        about_trees = {"trajectories", "rewrite_trees", "held_out_frac"} & self.model_fields_set
+        if about_trees and not self.trees:
+            raise ConfigError(f"about `trees` is {', '.join(sorted(about_trees))}, and none are named")
         return self
 
     def needs(self) -> tuple[Need, ...]:
@@ -225,4 +234,6 @@ def _select_trajectories(
 ) -> RolloutSelection:
     taken = {problem.id for problem in load_problems(folder / PROBLEMS) if data.takes(problem)}
     trajectories = [one for one in load_trajectories(folder) if one.graded.attempt.problem_id in taken]
-    return select_trajectories(trajectories, data.trajectories, eos_ids=eos_ids)
+    held_out = [one for one in taken if is_held_out(one, data.held_out_frac)]
+    left_out = {**dict.fromkeys(held_out, "held_out"), **dict.fromkeys(load_suspicious(folder), "suspicious")}
+    return select_trajectories(trajectories, data.trajectories, eos_ids=eos_ids, left_out=left_out)

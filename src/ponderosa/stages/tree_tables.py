@@ -60,6 +60,11 @@ def load_trajectories(folder: Path) -> list[Trajectory]:
     return [trajectory for graded in iterate_trees(folder) for trajectory in list_trajectories(graded)]
 
 
+def load_suspicious(folder: Path) -> frozenset[str]:
+    """The ids of the problems whose gold answer a search came to doubt."""
+    return frozenset(row["problem_id"] for row in read_table(folder / TREES) if row["end"] == "suspicious")
+
+
 def load_solved(folder: Path) -> frozenset[str]:
     """The ids of the problems with a right solution."""
     return frozenset(row["problem_id"] for row in read_table(folder / VERDICTS) if row["correct"])
