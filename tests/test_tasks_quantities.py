@@ -30,7 +30,12 @@ from ponderosa.tasks.quantities.task import (
     renumber_problem,
 )
 from ponderosa.tasks.quantities.textbook import write_arithmetic, write_copying
-from ponderosa.tasks.quantities.wording import render_code_steps, render_statement, substitute_literals
+from ponderosa.tasks.quantities.wording import (
+    find_lookup_order,
+    render_code_steps,
+    render_statement,
+    substitute_literals,
+)
 from ponderosa.tasks.registry import Task
 from ponderosa.tasks.worked import WorkedSolution, WorkedTask
 from ponderosa.verify import compare_answers, extract_answer
@@ -460,3 +465,13 @@ def test_a_step_for_each_quantity_writes_the_same_program_in_more_steps(sandbox:
         programs = [re.findall(r"^[^#].*$", "\n".join(each), re.MULTILINE) for each in code]
         assert programs[0] == programs[1]
         assert run_code(other, "\n".join(code[1]), sandbox) == problem.answer
+
+
+def test_a_step_for_each_definition_quotes_and_defines_from_the_question_down(sandbox: Sandbox) -> None:
+    for problem in draw(20, max_operations=6, step_unit="definition"):
+        graph = load_graph(problem)
+        steps = [step.text for step in QUANTITIES.work_out(problem).steps]
+        quotes = [step.splitlines()[0].removeprefix("# ") for step in steps]
+        assert quotes == [render_statement(graph, index) for index in find_lookup_order(graph)]
+        assert all(" = lambda: " in step for step in steps)
+        assert run_code(problem, "\n".join(steps), sandbox) == problem.answer

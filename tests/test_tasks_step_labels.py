@@ -264,6 +264,19 @@ def test_a_wrong_quote_is_of_no_sentence_of_the_problem_and_the_code_follows_it(
         assert len(list_differing(solution)) <= 2
 
 
+@pytest.mark.parametrize("kind", ERROR_KINDS)
+def test_an_error_in_a_definition_is_in_that_step_alone(kind: ErrorKind) -> None:
+    problems = QUANTITIES.generate(40, 5, "test", min_operations=3, max_operations=5, step_unit="definition")
+    planted = [one for problem in problems if (one := plant_error(problem, kind, Random(problem.id)))]
+    assert len(planted) > 10
+    with Sandbox(workers=1) as sandbox:
+        for solution in planted:
+            assert list_differing(solution) == [solution.first_error]
+            answer = run_steps(solution, sandbox)
+            assert answer is not None
+            assert not compare_answers(solution.problem.answer or "", answer)
+
+
 def test_half_of_the_solutions_are_left_true_and_every_kind_of_error_occurs() -> None:
     problems = draw(120, 3)
 

@@ -18,24 +18,26 @@ from ponderosa.evaluation.joint import (
     Evaluation,
     Scores,
     compare_arms,
+    compare_searches,
     compare_stages,
     compute_scores,
     summarise_evaluations,
 )
 from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.summary import Row, RowContext
-from ponderosa.evaluation.tree_summary import compare_coverage
+from ponderosa.evaluation.tree_summary import COVERAGE, SLICE_KEYS, compare_coverage
 from ponderosa.planning import PlannedStage, Recipe
-from ponderosa.records import SCHEMA
+from ponderosa.records import SCHEMA, Problem
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.evaluate import Config as EvaluateConfig
 from ponderosa.stages.evaluate import load_earlier
 from ponderosa.stages.rollout import PROBLEMS
 from ponderosa.stages.suite_config import SuiteConfig, draw_problems
-from ponderosa.stages.tree_tables import load_solved
+from ponderosa.stages.tree_tables import load_costs, load_solved
 
 MEASURING = ("evaluate", "search", "step_errors")
-"""Stages that leave rows.json and tests.json. Only `evaluate` has values over training seeds and arms."""
+"""Stages that leave rows.json and tests.json. Over training seeds there are values of the first two, over arms of
+`evaluate` alone."""
 
 
 def write_summary(
@@ -80,9 +82,10 @@ def compute_joint(
     if not has_seeds and not recipe.sweep:
         return {}
     evaluations = load_evaluations(out, recipe, base, stages)
+    searches = load_searches(out, recipe, stages) if has_seeds else []
     return {
-        "rows": summarise_evaluations(evaluations) if has_seeds else [],
-        "tests": compare_stages(evaluations) if has_seeds else [],
+        "rows": summarise_evaluations([*evaluations, *searches]) if has_seeds else [],
+        "tests": [*compare_stages(evaluations), *compare_searches(searches)] if has_seeds else [],
         "sweep": compare_arms(evaluations) if recipe.sweep else [],
     }
 
@@ -115,6 +118,42 @@ def load_evaluations(
                     )
                 )
     return evaluations
+
+
+def load_searches(out: Path, recipe: Recipe, stages: Sequence[PlannedStage]) -> list[Evaluation]:
+    """The coverage of every search that had the same problems at all seeds, in the order of the arms."""
+    found: list[Evaluation] = []
+    for arm in recipe.sweep or (None,):
+        mine = [s for s in stages if s.kind == "search" and (arm is None or arm.arm in s.arms)]
+        for name in dict.fromkeys(stage.name for stage in mine):
+            folders = [out / "stages" / stage.folder_name for stage in mine if stage.name == name]
+            rows = [read_json(folder / "rows.json")["rows"][0] for folder in folders]
+            if len({row["suite_hash"] for row in rows}) > 1:
+                continue
+            problems = load_problems(folders[0] / PROBLEMS)
+            found.append(
+                Evaluation(
+                    arm=arm.arm if arm else None,
+                    stage=name,
+                    compare_to=None,
+                    metric=COVERAGE,
+                    is_end=False,
+                    problems=problems,
+                    slice_keys=SLICE_KEYS,
+                    scores=[_score_search(*both, problems) for both in zip(folders, rows, strict=True)],
+                )
+            )
+    return found
+
+
+def _score_search(folder: Path, row: Row, problems: Sequence[Problem]) -> Scores:
+    solved = load_solved(folder)
+    costs = load_costs(folder)
+    values = {
+        COVERAGE: {problem.id: float(problem.id in solved) for problem in problems},
+        "mean_computed_tokens": {name: float(cost.computed_tokens) for name, cost in costs.items()},
+    }
+    return Scores(_build_context(row), row["samples"], values, costs)
 
 
 class _Searches:
@@ -170,6 +209,10 @@ def _read_context(folder: Path, item: SuiteConfig) -> RowContext:
     """What the rows of one suite share, read back from the first of them."""
     rows = read_json(folder / "rows.json")["rows"]
     row = next(row for row in rows if (row["suite"], row["strategy"]) == (item.name, item.strategy))
+    return _build_context(row)
+
+
+def _build_context(row: Row) -> RowContext:
     return RowContext(**{field.name: row[field.name] for field in fields(RowContext)})
 
 

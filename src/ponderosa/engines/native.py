@@ -52,7 +52,7 @@ class NativeEngine:
     """Samples from a transformers causal language model; see `ponderosa.engines.protocol.Engine`.
 
     num_slots: requests running at once. num_retained: further cache rows, which keep finished requests for
-    prompts that continue them (default: a quarter of the slots). dtype: compute in this type on a copy of the weights,
+    prompts that continue them (default: as many as slots; what nothing continues is not kept). dtype: compute in this type on a copy of the weights,
     which `reset` refreshes; None shares the model's own weights.
     Raises DataError naming a model that it cannot run.
     """
@@ -81,8 +81,7 @@ class NativeEngine:
         self._vocab_size = int(model.config.get_text_config().vocab_size)
         self._pieces = PieceTable(codec)
         num_rows = (
-            -(-(num_slots + (-(-num_slots // 4) if num_retained is None else num_retained)) // ROW_BUCKET)
-            * ROW_BUCKET
+            -(-(num_slots + (num_slots if num_retained is None else num_retained)) // ROW_BUCKET) * ROW_BUCKET
         )
         self._cache = KVPages(dtype=self._model.dtype, device=self._model.device)
         self._rows = RequestRows(num_rows, max_context)

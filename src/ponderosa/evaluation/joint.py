@@ -46,7 +46,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One suite of one evaluate stage of one arm, as the model of every training seed answered it.
+    """One suite of one evaluate stage of one arm, as the model of every training seed answered it; or one search stage.
 
     arm: None without a sweep. is_end: whether the arm runs until this stage. scores: in the order of the seeds (S).
     against: the arms it is tested against; none stands for the first.
@@ -111,6 +111,27 @@ def compare_stages(evaluations: Sequence[Evaluation]) -> list[Row]:
             )
             family += [_name_arm(test, one) for test in tests]
     return [test for family in families.values() for test in correct_family(family)]
+
+
+def compare_searches(searches: Sequence[Evaluation]) -> list[Row]:
+    """Each search tested against the last before it of the same problems in its arm: in rounds, that of the round
+    before. `a` and `b` name searches; each is a Holm family."""
+    last: dict[tuple[str | None, str], Evaluation] = {}
+    rows: list[Row] = []
+    for one in searches:
+        key = (one.arm, one.context.suite_hash)
+        other, last[key] = last.get(key), one
+        if other is not None:
+            tests = compare_seeds(
+                one.problems,
+                other.scores,
+                one.scores,
+                names=(other.stage, one.stage),
+                metric=one.metric,
+                slice_keys=one.slice_keys,
+            )
+            rows += [_name_arm(test, one) for test in correct_family(tests)]
+    return rows
 
 
 def compare_arms(evaluations: Sequence[Evaluation]) -> list[Row]:

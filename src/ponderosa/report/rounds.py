@@ -176,4 +176,6 @@ def _render_tests(tests: Mapping[str, Sequence[Record]], slices: Sequence[str]) 
 
 
 def _name_seed(test: Record) -> str:
+    if test.get("seeds"):
+        return "over all seeds"
     return f"seed {test['seed']}" if "seed" in test else ""

@@ -60,6 +60,14 @@ def load_trajectories(folder: Path) -> list[Trajectory]:
     return [trajectory for graded in iterate_trees(folder) for trajectory in list_trajectories(graded)]
 
 
+def load_costs(folder: Path) -> dict[str, Cost]:
+    """What the trees of each problem cost together, by problem id."""
+    costs: defaultdict[str, Cost] = defaultdict(Cost)
+    for row in read_table(folder / TREES):
+        costs[row["problem_id"]] += Cost(**row["cost"])
+    return dict(costs)
+
+
 def load_suspicious(folder: Path) -> frozenset[str]:
     """The ids of the problems whose gold answer a search came to doubt."""
     return frozenset(row["problem_id"] for row in read_table(folder / TREES) if row["end"] == "suspicious")

@@ -66,8 +66,8 @@ class QuantitiesOptions(Config):
     num_phrasings: int = Field(3, ge=1, le=3, description="how many ways of saying each relation")
     step_unit: StepUnit = Field(
         "operation",
-        description="what a step of a worked solution is: an operation and the given numbers before it, or any one "
-        "quantity",
+        description="what a step of a worked solution is: an operation and the given numbers before it; any one quantity; "
+        "or any one quantity's definition, from the asked one backwards, with nothing computed before the last",
     )
 
     @model_validator(mode="after")

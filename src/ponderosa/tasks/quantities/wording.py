@@ -3,7 +3,8 @@
 Both solutions reason the same way. They first look up what is needed, from the asked quantity backwards, quoting
 each sentence; then they go through these quotes from the last to the first and compute. Looking up the right sentence
 is the skill that forms slowest in a small model, and quoting from the question backwards turns it into the copying
-that attention learns first; which quote is next is read off the quotes too, from the line above.
+that attention learns first; which quote is next is read off the quotes too, from the line above. With a step for each
+definition there is no second pass: each sentence is quoted and at once written as a function of what is looked up next.
 """
 
 import re
@@ -15,7 +16,7 @@ from ponderosa.records import Step
 from ponderosa.tasks.quantities.graph import Graph, Quantity, evaluate_graph
 from ponderosa.tasks.quantities.relations import BY_NAME
 
-StepUnit = Literal["operation", "quantity"]
+StepUnit = Literal["operation", "quantity", "definition"]
 
 QUESTIONS = (
     "How many {item} does {t} have?",
@@ -69,11 +70,14 @@ def render_code_steps(
     graph: Graph, step_unit: StepUnit = "operation", replaced: Mapping[int, str] | None = None
 ) -> list[Step]:
     """The reference solution: a step that quotes what is needed, then a step for each operation, which first assigns
-    the given numbers that come before it, or a step for each quantity, given ones too; the last prints.
+    the given numbers that come before it, or a step for each quantity, given ones too; the last prints. Or a step for
+    each definition, from the asked quantity backwards; the last calls it.
 
     replaced: by quantity, code to assign in place of the true one.
     """
     replaced = replaced or {}
+    if step_unit == "definition":
+        return _render_definitions(graph, replaced)
 
     def assign(index: int) -> str:
         return f"{name_variable(graph.quantities[index])} = {replaced.get(index) or express(graph, index)}"
@@ -89,6 +93,17 @@ def render_code_steps(
             given = []
     answer = name_variable(graph.quantities[graph.asked])
     steps[-1] += f"\nprint({answer})"
+    return [Step(text=text, code=text) for text in steps]
+
+
+def _render_definitions(graph: Graph, replaced: Mapping[int, str]) -> list[Step]:
+    """Each needed sentence as a function of those that it reads, which are defined further on."""
+    steps = []
+    for index in find_lookup_order(graph):
+        code = re.sub(r"[a-z]+", r"\g<0>()", replaced.get(index) or express(graph, index))
+        name = name_variable(graph.quantities[index])
+        steps.append(f"# {render_statement(graph, index)}\n{name} = lambda: {code}")
+    steps[-1] += f"\nprint({name_variable(graph.quantities[graph.asked])}())"
     return [Step(text=text, code=text) for text in steps]
 
 
