@@ -10,11 +10,13 @@ import pytest
 from planted_trees import SeededPolicy
 from ponderosa.artifacts import Journal, read_json, read_jsonl, read_table, write_json
 from ponderosa.config import parse_config
+from ponderosa.data.packing import build_batches
 from ponderosa.data.tree_advantages import build_advantage_rows
 from ponderosa.engines.codec import HFCodec, load_codec
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE, load_format
+from ponderosa.identity import derive_seed
 from ponderosa.model_directory import load_model
 from ponderosa.progress import SILENT
 from ponderosa.records import GradedTree, Problem, Row
@@ -328,6 +330,14 @@ def test_a_policy_gradient_on_trees_starts_from_what_was_sampled_and_moves_towar
     assert metrics[0]["engine_gap"] < 1e-3
     assert metrics[0]["ratio"] == pytest.approx(1.0, abs=1e-3)
     rows = build_advantage_rows(load_trees(find_stage(run, "trees")), temperature=1.7).rows
+    first = build_batches(rows, tokens_per_step=8192, seed=derive_seed("tree_rl", 0))[0]
+    drawn = [
+        (weight, advantage)
+        for row in first
+        for weight, advantage in zip(row.loss_weights, row.columns["advantages"], strict=True)
+    ]
+    mean = sum(weight * advantage for weight, advantage in drawn) / sum(weight for weight, _ in drawn)
+    assert metrics[0]["loss"] == pytest.approx(-mean, rel=1e-2, abs=1e-4)
     gains = []
     for name in ("policy", "reinforced"):
         model = load_model(find_stage(run, name) / "model", device="cpu")
