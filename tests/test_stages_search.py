@@ -25,6 +25,7 @@ from ponderosa.shown_trees import SHOWN_FILE, load_shown
 from ponderosa.stages import pairs, search
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.policy import check_reads, describe_policy
+from ponderosa.stages.problem_sources import draw_problems
 from ponderosa.stages.scoring import build_scorer, score_rows
 from ponderosa.stages.search import compute_occupancy, grow_trees
 from ponderosa.stages.training_data import SolutionData, build_training_rows
@@ -279,6 +280,35 @@ def test_a_stage_killed_after_its_tables_writes_the_same_ones(run: Path, tmp_pat
     assert search.run(config, context) == first
     assert read_tables(tmp_path) == tables
     assert {path.name for path in tmp_path.iterdir()} >= {"problems.parquet", "policy.json", "trees", "nodes"}
+
+
+def test_a_scored_search_killed_between_a_units_tables_and_its_commit_writes_the_same_ones(
+    run: Path, tmp_path: Path
+) -> None:
+    """The second unit is grown again by a reward model that has not read the first."""
+    config = parse_config(
+        search.Config, {k: v for k, v in GUIDED.items() if k not in ("name", "use")}, where="x"
+    )
+    inputs = {name: find_stage(run, name) for name in ("policy", "ppm")}
+
+    def grow_units(folder: Path) -> float:
+        context = build_context(folder, inputs, base=run.parent)
+        problems, _ = draw_problems(config, context, purpose="search", seed=0)
+        engine, scorer, search_context = search.load_search(config, context, 0)
+        return grow_trees(engine, scorer, problems, config, search_context, context, unit_trees=2)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    occupancy = grow_units(whole)
+    tables, journal = read_tables(whole), (whole / "journal.jsonl").read_bytes()
+    shutil.copytree(whole, killed)
+    (killed / "journal.jsonl").write_bytes(journal[:-5])
+    with Journal(killed / "journal.jsonl") as found:
+        assert len(found.units) == 1
+
+    assert grow_units(killed) == occupancy
+    assert read_tables(killed) == tables
+    assert (killed / "journal.jsonl").read_bytes() == journal
+    assert all(graded.tree.cost.scored_tokens > 0 for graded in load_trees(killed))
 
 
 def test_rows_made_of_trees_are_the_ids_of_their_right_trajectories(run: Path) -> None:
