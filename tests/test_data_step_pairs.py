@@ -209,7 +209,24 @@ def test_a_step_that_nothing_was_backed_up_through_has_no_q_to_go_by() -> None:
     graded = build_tree([Line(None, "a", 1.0, "correct"), Line(None, "b", 0.0, "truncated")])
     left, right = graded.tree.nodes
     tree = replace(graded.tree, nodes=(left, replace(right, visits=0)))
-    assert select(GradedTree(tree, graded.verdicts), failures="any").nodes == {"all_right": 1}
+    selection = select(GradedTree(tree, graded.verdicts), failures="any")
+    assert selection.nodes == selection.problems == {"all_right": 1}
+
+
+def test_a_dead_end_that_nothing_was_backed_up_from_takes_no_wrong_solutions_place() -> None:
+    """Its value says 0, which with the steps before it would be a lower mean of Q than that of the wrong solution."""
+    graded = build_tree(
+        [
+            Line(None, "right", 1.0, "correct"),
+            Line(None, "half", 0.2),
+            Line(1, "wrong", 0.6, "wrong_answer"),
+            Line(None, "dead", 0.0, "truncated"),
+        ]
+    )
+    *others, dead = graded.tree.nodes
+    tree = replace(graded.tree, nodes=(*others, replace(dead, visits=0)))
+    pairs = select(GradedTree(tree, graded.verdicts), failures="any", final_negatives=1).comparisons
+    assert spell_pairs(pairs, "solution") == [("Q:", "right", "half wrong")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(4, 7)), unique=True))

@@ -1,6 +1,7 @@
 """A run killed anywhere continues to the same table.
 
-PONDEROSA_KILLS sets how many times the slow test kills (20); PONDEROSA_KILL_SEED draws other moments.
+PONDEROSA_KILLS sets how many times the slow test kills each recipe (20); PONDEROSA_KILL_SEED draws other moments;
+PONDEROSA_KILL_RECIPES names other recipes, separated by commas.
 """
 
 import os
@@ -15,17 +16,20 @@ from typing import Any
 import pytest
 
 from ponderosa.artifacts import read_json
+from ponderosa.planning import RECIPES, load_recipe, plan_runs
 
-RECIPE = "quickstart-tiny"
+KILLED = ("quickstart-tiny", "self-evolution-tiny")
+"""The path from nothing to a policy, and the rounds that go on from there."""
+CHOSEN = tuple(os.environ.get("PONDEROSA_KILL_RECIPES", ",".join(KILLED)).split(","))
 COMMAND = [sys.executable, "-c", "from ponderosa.cli import main; main()"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SECONDS = ("stage_s", "eval_s")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills process groups")
 
 
-def start_run(out: Path) -> subprocess.Popen[str]:
-    """The recipe in a process group of its own."""
-    arguments = [*COMMAND, "run", RECIPE, "--out", str(out), "--device", "cpu"]
+def start_run(recipe: str, out: Path) -> subprocess.Popen[str]:
+    """A recipe in a process group of its own."""
+    arguments = [*COMMAND, "run", recipe, "--out", str(out), "--device", "cpu"]
     return subprocess.Popen(
         arguments,
         stdout=subprocess.DEVNULL,
@@ -36,10 +40,10 @@ def start_run(out: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish_run(out: Path) -> tuple[float, float]:
+def finish_run(recipe: str, out: Path) -> tuple[float, float]:
     """Run to the end; seconds until the first stage began, and until the end."""
     began = time.monotonic()
-    with start_run(out) as process:
+    with start_run(recipe, out) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
         startup_s = time.monotonic() - began
@@ -48,9 +52,9 @@ def finish_run(out: Path) -> tuple[float, float]:
     return startup_s, time.monotonic() - began
 
 
-def kill_run(out: Path, after_s: float) -> bool:
+def kill_run(recipe: str, out: Path, after_s: float) -> bool:
     """Kill the run's whole process group after so long; False if it had ended by then."""
-    process = start_run(out)
+    process = start_run(recipe, out)
     try:
         _, stderr = process.communicate(timeout=after_s)
     except subprocess.TimeoutExpired:
@@ -76,23 +80,32 @@ def read_table(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_in_the_same_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", CHOSEN)
+def test_a_run_killed_at_random_moments_ends_in_the_same_table(recipe: str, tmp_path: Path) -> None:
     num_kills = int(os.environ.get("PONDEROSA_KILLS", "20"))
     moments = random.Random(int(os.environ.get("PONDEROSA_KILL_SEED", "0")))
-    startup_s, whole_s = finish_run(tmp_path / "left-alone")
+    startup_s, whole_s = finish_run(recipe, tmp_path / "left-alone")
     expected = read_table(tmp_path / "left-alone")
     num_killed = num_finished = 0
 
     while num_killed < num_kills:
         out = tmp_path / f"killed-{num_finished}"
-        if kill_run(out, after_s=moments.uniform(0.8 * startup_s, whole_s)):
+        if kill_run(recipe, out, after_s=moments.uniform(0.8 * startup_s, whole_s)):
             num_killed += 1
         else:
             assert read_table(out) == expected, f"after {num_killed} kills"
             num_finished += 1
-    finish_run(tmp_path / f"killed-{num_finished}")
+    finish_run(recipe, tmp_path / f"killed-{num_finished}")
 
     assert read_table(tmp_path / f"killed-{num_finished}") == expected
+
+
+def test_among_the_recipes_that_are_killed_is_one_that_searches_with_a_reward_model() -> None:
+    stages = [
+        stage for name in KILLED for stage in plan_runs(load_recipe(RECIPES / f"{name}.yaml", ()), Path())
+    ]
+    searches: list[Any] = [stage.config for stage in stages if stage.kind == "search"]
+    assert any(config.reward_model is not None for config in searches)
 
 
 WORKERS = """

@@ -20,6 +20,7 @@ from ponderosa.search.requests import SearchResult
 from ponderosa.search.solution import Limits
 from ponderosa.steps import Delimiters
 from search_fakes import PROBLEM, FakeSandbox, FakeScorer
+from test_engine_scorer import build_classifier, build_scorer
 
 PROBLEMS = [Problem(f"q{i}", str(i % 4)) for i in range(256)]
 SCRIPT = {
@@ -270,20 +271,35 @@ def test_in_every_tree_visits_add_up_and_values_are_values(
     assert sum(node.multiplicity for node in nodes) == len(engine.requests)
 
 
-def test_a_real_policy_grows_the_same_tree_again() -> None:
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_a_real_policy_grows_the_same_tree_again(is_scored: bool) -> None:
+    """With a real reward model, too, which must not know the prefixes of earlier units: what a score costs is in the tree."""
     engine = build_engine(build_tiny_model("qwen3"), num_slots=4)
+    scorer = build_scorer(build_classifier("qwen3")) if is_scored else None
     letters = Delimiters(are_special=False, start_of_code="", end_of_step="h", output="", end_of_output="")
     prompt_format = PromptFormat(
         name="letters", solution="code", question_prefix="", solution_prefix="abcd", delimiters=letters
     )
     context = build_context(
-        engine, prompt_format, seed=3, sampling=Sampling(1.0), limits=Limits(max_tokens=40, max_steps=4)
+        engine,
+        prompt_format,
+        seed=3,
+        sampling=Sampling(1.0),
+        limits=Limits(max_tokens=40, max_steps=4),
+        scorer=scorer,
     )
     context = replace(context, read_answer=lambda text, steps: (text[-1:], text[-1:]))
     problems = [Problem(text, "a") for text in ("hello", "thisisaquestion", "andanother")]
     config = TreeSearch(simulations=2, candidates=3, leaves=2)
-    first = run_unit(engine, FakeSandbox(), problems, config, context, judge=judge)
-    run_unit(engine, FakeSandbox(), problems[1:], config, context, judge=judge)
-    assert run_unit(engine, FakeSandbox(), problems, config, context, judge=judge) == first
+
+    def run(asked: list[Problem]) -> Any:
+        return run_unit(engine, FakeSandbox(), asked, config, context, scorer=scorer, judge=judge)
+
+    first = run(problems)
+    run(problems[1:])
+    assert run(problems) == first
     assert max(len(graded.tree.nodes) for graded in first) > 6
     assert any(node.parent is not None for graded in first for node in graded.tree.nodes)
+    scores = {node.score for graded in first for node in graded.tree.nodes} - {None}
+    assert len(scores) > 6 if is_scored else not scores
+    assert all((graded.tree.cost.scored_tokens > 0) == is_scored for graded in first)

@@ -10,11 +10,13 @@ import pytest
 from planted_trees import SeededPolicy
 from ponderosa.artifacts import Journal, read_json, read_jsonl, read_table, write_json
 from ponderosa.config import parse_config
+from ponderosa.data.packing import build_batches
 from ponderosa.data.tree_advantages import build_advantage_rows
 from ponderosa.engines.codec import HFCodec, load_codec
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE, load_format
+from ponderosa.identity import derive_seed
 from ponderosa.model_directory import load_model
 from ponderosa.progress import SILENT
 from ponderosa.records import GradedTree, Problem, Row
@@ -23,6 +25,7 @@ from ponderosa.shown_trees import SHOWN_FILE, load_shown
 from ponderosa.stages import pairs, search
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.policy import check_reads, describe_policy
+from ponderosa.stages.problem_sources import draw_problems
 from ponderosa.stages.scoring import build_scorer, score_rows
 from ponderosa.stages.search import compute_occupancy, grow_trees
 from ponderosa.stages.training_data import SolutionData, build_training_rows
@@ -279,6 +282,35 @@ def test_a_stage_killed_after_its_tables_writes_the_same_ones(run: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} >= {"problems.parquet", "policy.json", "trees", "nodes"}
 
 
+def test_a_scored_search_killed_between_a_units_tables_and_its_commit_writes_the_same_ones(
+    run: Path, tmp_path: Path
+) -> None:
+    """The second unit is grown again by a reward model that has not read the first."""
+    config = parse_config(
+        search.Config, {k: v for k, v in GUIDED.items() if k not in ("name", "use")}, where="x"
+    )
+    inputs = {name: find_stage(run, name) for name in ("policy", "ppm")}
+
+    def grow_units(folder: Path) -> float:
+        context = build_context(folder, inputs, base=run.parent)
+        problems, _ = draw_problems(config, context, purpose="search", seed=0)
+        engine, scorer, search_context = search.load_search(config, context, 0)
+        return grow_trees(engine, scorer, problems, config, search_context, context, unit_trees=2)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    occupancy = grow_units(whole)
+    tables, journal = read_tables(whole), (whole / "journal.jsonl").read_bytes()
+    shutil.copytree(whole, killed)
+    (killed / "journal.jsonl").write_bytes(journal[:-5])
+    with Journal(killed / "journal.jsonl") as found:
+        assert len(found.units) == 1
+
+    assert grow_units(killed) == occupancy
+    assert read_tables(killed) == tables
+    assert (killed / "journal.jsonl").read_bytes() == journal
+    assert all(graded.tree.cost.scored_tokens > 0 for graded in load_trees(killed))
+
+
 def test_rows_made_of_trees_are_the_ids_of_their_right_trajectories(run: Path) -> None:
     folder, model_dir = find_stage(run, "trees"), find_stage(run, "base") / "model"
     codec = load_codec(model_dir)
@@ -328,6 +360,14 @@ def test_a_policy_gradient_on_trees_starts_from_what_was_sampled_and_moves_towar
     assert metrics[0]["engine_gap"] < 1e-3
     assert metrics[0]["ratio"] == pytest.approx(1.0, abs=1e-3)
     rows = build_advantage_rows(load_trees(find_stage(run, "trees")), temperature=1.7).rows
+    first = build_batches(rows, tokens_per_step=8192, seed=derive_seed("tree_rl", 0))[0]
+    drawn = [
+        (weight, advantage)
+        for row in first
+        for weight, advantage in zip(row.loss_weights, row.columns["advantages"], strict=True)
+    ]
+    mean = sum(weight * advantage for weight, advantage in drawn) / sum(weight for weight, _ in drawn)
+    assert metrics[0]["loss"] == pytest.approx(-mean, rel=1e-2, abs=1e-4)
     gains = []
     for name in ("policy", "reinforced"):
         model = load_model(find_stage(run, name) / "model", device="cpu")

@@ -235,3 +235,13 @@ def test_of_self_evolution_only_what_is_not_encoded_yet_has_no_bound(name: str, 
         if inf in (one.train_tokens, one.sampled_tokens, one.flops)
     }
     assert unknown == {"pretrain", "midtrain"}
+
+
+def test_the_papers_self_evolution_gives_up_and_doubts_labels_after_the_last_of_its_simulations() -> None:
+    stages = plan_runs(load_recipe(RECIPES / "rstar-math-paper.yaml", ()), Path())
+    searches: dict[str, Any] = {stage.name: stage.config for stage in stages if stage.kind == "search"}
+    assert list(searches) == ["trees-1", "trees-2", "trees-3", "trees-4"]
+    assert [one.max_errors for one in searches.values()] == [1, 0, 0, 0]
+    assert [one.search.hopeless_after for one in searches.values()] == [None, None, None, 128]
+    assert [count_simulations(one.search) for one in searches.values()] == [8, 32, 32, 128]
+    assert {one.search.suspicious_solutions for one in searches.values()} == {3}

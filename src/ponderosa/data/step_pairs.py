@@ -208,7 +208,8 @@ def _pair_solutions(
     sides: dict[bool, list[_End]] = {True: [], False: []}
     for number, one in enumerate(group):
         for place, is_right in judge_ends(one, rules.failures).items():
-            sides[is_right].append(_End(one.tree, number, place))
+            if one.tree.nodes[place].visits:  # As in `_pair_children`: no visits, no Q.
+                sides[is_right].append(_End(one.tree, number, place))
     if not (sides[True] and sides[False]):
         return [], _explain_missing_side(bool(sides[True]), bool(sides[False]))
     right = sorted(sides[True], key=lambda end: -end.mean_q)[: rules.final_positives]

@@ -6,31 +6,38 @@ what came of it, not for how its solution as a whole ended. Two things differ fr
 solutions that went right behind a step, in [-1, 1], with every candidate counted as often as the policy wrote it
 (`tree_outcomes.compute_success`): what search visited more often counts no more. And every step of a tree is trained
 on, once, where DeepSearch takes chosen trajectories.
+
+Rows weigh a step's tokens by how often it was drawn; `average_draws` makes a batch of them a mean over drawn tokens.
 """
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
+from ponderosa.data.packing import Batch
 from ponderosa.data.tree_outcomes import compute_success
 from ponderosa.records import GradedTree, Row
 
 
 class AdvantageRows(NamedTuple):
-    """Rows, how many steps carry loss in them, and trees that gave none, by reason: unjudged, or flat (all of a tree's
-    solutions are right, or none is)."""
+    """Rows, how many steps carry loss in them, and what gave none, by reason: trees that are unjudged or flat (all of a
+    tree's solutions are right, or none is), and solutions longer_than_context."""
 
     rows: list[Row]
     num_steps: int
     dropped: dict[str, int]
 
 
-def build_advantage_rows(trees: Iterable[GradedTree], *, temperature: float) -> AdvantageRows:
+def build_advantage_rows(
+    trees: Iterable[GradedTree], *, temperature: float, max_length: int | None = None
+) -> AdvantageRows:
     """A row for each solution of each tree; a step that several share carries loss in the first of them alone.
 
     A step's tokens weigh as often as it was drawn. Columns: `advantages`, `sampling_logprobs`, `old_logprobs` (the
     engine's: the policy that sampled is the one whose ratio is 1), `temperatures`. temperature: that was sampled at.
+    max_length: of a row in tokens. A longer solution has no row, and the others carry the steps that it shares with them.
     """
     rows: list[Row] = []
     num_steps = 0
@@ -42,11 +49,29 @@ def build_advantage_rows(trees: Iterable[GradedTree], *, temperature: float) -> 
             continue
         taken: set[int] = set()
         for place in sorted(advantages.keys() & graded.verdicts.keys()):
+            if max_length is not None and len(graded.tree.join_tokens(place)) > max_length:
+                dropped["longer_than_context"] += 1
+                continue
             path = graded.tree.list_path(place)
             rows.append(_build_row(graded, path, advantages, taken, temperature))
             taken.update(path)
-        num_steps += len(taken)
+        num_steps += sum(any(graded.tree.nodes[step].sampled) for step in taken)
     return AdvantageRows(rows, num_steps, dict(dropped))
+
+
+def average_draws(batch: Batch) -> Batch:
+    """The rows of an optimizer step with weights as `training.policy_loss` wants them: they sum to its tokens.
+
+    A token drawn m times gets m N / Σ m, for the N tokens of the step that carry loss. Divided by N, the step is the mean
+    over all that was drawn, the same for one candidate drawn m times as for m copies of it.
+    """
+    weights = [weight for row in batch for weight in row.loss_weights if weight > 0]
+    if not weights:  # The loop names the rows of such a step.
+        return batch
+    scale = len(weights) / sum(weights)
+    return tuple(
+        replace(row, loss_weights=tuple(weight * scale for weight in row.loss_weights)) for row in batch
+    )
 
 
 def compute_step_advantages(graded: GradedTree) -> dict[int, float]:

@@ -1,7 +1,7 @@
 """One policy-gradient update of a policy on the search trees that it grew, each step by its own value.
 
     every step of a tree gets an advantage: what came of it, less what came of the question   (data.tree_advantages)
-    the clipped policy gradient (DAPO's: ratio, clip and mean by token) over all steps, in batches
+    the clipped policy gradient (DAPO's: ratio, clip and mean over drawn tokens) over all steps, in batches
 
 Sampling and training agree on every probability up to rounding at first, so trees must come from the very model that
 training begins with, and be sampled without top-p. How far the update has moved by then is in metrics.jsonl. Search decides
@@ -16,21 +16,21 @@ from pydantic import Field
 
 from ponderosa.artifacts import read_json
 from ponderosa.data.packing import build_batches
-from ponderosa.data.tree_advantages import AdvantageRows, build_advantage_rows
+from ponderosa.data.tree_advantages import AdvantageRows, average_draws, build_advantage_rows
 from ponderosa.errors import ConfigError
 from ponderosa.hash_cache import hash_directory
 from ponderosa.identity import derive_seed
 from ponderosa.stages.policy import check_same_ids, load_policy
 from ponderosa.stages.rollout import POLICY
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
-from ponderosa.stages.training_stage import MODEL, Learner, leave_out_long, load_learner, train_and_save
+from ponderosa.stages.training_stage import MODEL, Learner, load_learner, train_and_save
 from ponderosa.stages.tree_tables import iterate_trees
 from ponderosa.training.loop import FixedBatches, TrainConfig
 from ponderosa.training.optim import OptimizerConfig, ScheduleConfig
 from ponderosa.training.policy_gradient import get_preset
 from ponderosa.training.policy_loss import PolicyGradient
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(StageConfig):
@@ -63,10 +63,10 @@ def run(config: Config, context: Context) -> Outcome:
     }
     if not rows:
         raise ConfigError(
-            f"no tree of {', '.join(config.trees)} has both right and wrong solutions: {dropped}; search problems of "
-            "another difficulty, or longer"
+            f"no tree of {', '.join(config.trees)} has both right and wrong solutions and one that fits the model's "
+            f"context of {learner.max_context} tokens: {dropped}; search problems of another difficulty, or longer, or let "
+            "solutions have fewer tokens"
         )
-    rows, too_long = leave_out_long(rows, learner.max_context)
     batches = build_batches(
         rows,
         tokens_per_step=config.tokens_per_step,
@@ -75,13 +75,13 @@ def run(config: Config, context: Context) -> Outcome:
     )
     return train_and_save(
         learner,
-        FixedBatches(batches),
+        FixedBatches([average_draws(batch) for batch in batches]),
         config.train,
         context,
         loss=PolicyGradient(get_preset("dapo", clip_low=config.clip_low, clip_high=config.clip_high)),
         facts={"solutions": len(rows), "steps_of_trees": sum(part.num_steps for part in parts)},
         kept=sum(map(len, batches)),
-        dropped={**dropped, **too_long},
+        dropped=dropped,
     )
 
 
@@ -96,7 +96,9 @@ def read_advantages(name: str, model: str, learner: Learner, context: Context) -
             f"the trees of {name!r} were grown by model {policy.model_id}, but training begins with {begun}, the model "
             f"of {model!r}; a policy gradient is of what the policy itself drew: name the model that grew them"
         )
-    return build_advantage_rows(iterate_trees(folder), temperature=read_temperature(folder, name))
+    return build_advantage_rows(
+        iterate_trees(folder), temperature=read_temperature(folder, name), max_length=learner.max_context
+    )
 
 
 def read_temperature(folder: Path, name: str) -> float:
