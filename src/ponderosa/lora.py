@@ -2,7 +2,7 @@
 
 A linear layer W x becomes W x + (alpha / r) B A x, where W stays as it is, A is drawn at random and B begins at 0. Every
 linear layer of the decoder is adapted, whatever an architecture calls them. Names are PEFT's, so that what is saved
-(`reward_model_directory`) can be read by it. Deliberately absent: dropout, biases, and merging, since W belongs to others.
+(`adapter_directory`) can be read by it. Deliberately absent: dropout, biases, and merging, since W belongs to others.
 
 Legend: I inputs and O outputs of a layer, r rank.
 """
@@ -17,7 +17,7 @@ from ponderosa.errors import DataError
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer and its adapter: A [r, I], B [O, r]."""
+    """A linear layer that stays as it is, and its adapter: A [r, I], B [O, r]. [..., I] in, [..., O] out."""
 
     def __init__(self, base_layer: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ def build_shared_classifier(policy: PreTrainedModel, *, pad_token_id: int | None
     """transformers' sequence classifier with one label, whose decoder holds the policy's own tensors, frozen; the policy
     is left as it is. Its score head [1, D] is zero.
 
-    pad_token_id: what transformers' own forward pass takes for padding behind a sequence. Raises DataError for an
-    architecture that has no classifier.
+    Modules are copied, since adapters take the place of some; what they hold is not. pad_token_id: what transformers' own
+    forward pass takes for padding behind a sequence. Raises DataError for an architecture that has no classifier.
     """
     shared = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in policy.parameters()}
     shared |= {id(one): one for one in policy.buffers()}

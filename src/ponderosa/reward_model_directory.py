@@ -76,7 +76,7 @@ def load_reward_model(
     dtype: torch.dtype = torch.float32,
     in_use: Trunk | None = None,
 ) -> RewardModel:
-    """The reward model of a directory, in evaluation mode; an adapter whose policy is `in_use` sits on that very tensors.
+    """The reward model of a directory, in evaluation mode; an adapter whose policy is `in_use` sits on its tensors.
 
     Raises DataError if the directory holds none, or none that is calibrated; ConfigError if an adapter's policy is not to
     be found.
