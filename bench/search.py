@@ -24,13 +24,13 @@ import torch
 
 from ponderosa.artifacts import write_json
 from ponderosa.engines.codec import load_codec
-from ponderosa.engines.loading import load_engine, select_device, select_dtype
+from ponderosa.engines.loading import build_engine, load_trunk, select_device
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Engine, Sampling, Scorer
 from ponderosa.engines.scorer import NativeScorer
 from ponderosa.evaluation.suites import find_suite
 from ponderosa.formats import load_format
-from ponderosa.model_directory import get_max_context, load_model
+from ponderosa.model_directory import get_max_context
 from ponderosa.progress import SILENT
 from ponderosa.records import Cost, GradedTree, Problem
 from ponderosa.reward_model_directory import Calibration
@@ -155,17 +155,17 @@ def list_steps(graded: GradedTree) -> list[tuple[int | None, tuple[int, ...]]]:
 def load_models(options: argparse.Namespace) -> tuple[NativeEngine, NativeScorer]:
     """The policy's engine and the reward model's scorer."""
     where = {"device": select_device(options.device), "dtype": options.dtype}
-    engine = load_engine(options.model, num_slots=options.slots, **where)
+    trunk = load_trunk(options.model, **where)
+    engine = build_engine(trunk, num_slots=options.slots)
     if options.reward_model is not None:
         policy = describe_policy(load_codec(options.model), load_format(options.model), engine.model_id)
         name = str(options.reward_model)
-        return engine, load_scorer_for(policy, options.reward_model, where=name, **where)
-    policy_model = load_model(options.model, device=where["device"], dtype=select_dtype(options.dtype))
+        return engine, load_scorer_for(policy, options.reward_model, where=name, **where, in_use=trunk)
     scorer = NativeScorer(
-        build_reward_model(policy_model, pad_token_id=engine.codec.eos_id, seed=0),
+        build_reward_model(trunk.model, pad_token_id=engine.codec.eos_id, seed=0),
         Calibration(scores=(-1.0, 1.0), values=(-1.0, 1.0)),
         model_id="random head",
-        max_context=get_max_context(policy_model),
+        max_context=get_max_context(trunk.model),
     )
     return engine, scorer
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import pytest
 import yaml
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from ponderosa.adapter_directory import save_adapter
 from ponderosa.artifacts import read_json, read_table
 from ponderosa.config import parse_config
 from ponderosa.errors import ConfigError
 from ponderosa.formats import CHAT_CODE, load_format
-from ponderosa.model_directory import load_tokenizer, save_model
+from ponderosa.model_directory import load_model, load_tokenizer, save_model
 from ponderosa.report.page import write_report
 from ponderosa.report.table import list_stage_lines
 from ponderosa.reward_model_directory import Calibration, RewardFile, save_reward_file
 from ponderosa.search.registry import CLASSES
 from ponderosa.stages import evaluate
+from ponderosa.training.output_head import build_shared_reward_model
 from test_cli import Cli, cli, model
 from test_stages import build_context
 from tiny_runs import EVALUATE_BASE, EVALUATE_SFT, GROWN, SFT, SUITES, run_tiny
@@ -126,6 +129,25 @@ def test_a_reward_model_of_another_prompt_format_is_refused(
 
     assert code == 2
     assert "has another" in errors
+
+
+def test_an_adapter_scores_for_the_policy_it_was_trained_on_and_is_refused_where_that_is_gone(
+    model: Path, cli: Cli, tmp_path: Path
+) -> None:
+    copied, folder, other = (tmp_path / name for name in ("copied", "adapter", "other"))
+    shutil.copytree(model, copied)
+    adapted = build_shared_reward_model(load_model(model), rank=2, alpha=4.0, pad_token_id=0, seed=0)
+    save_adapter(folder, adapted, copied, rank=2, alpha=4.0)
+    save_reward_file(folder, RewardFile(kind="ppm", calibration=Calibration(scores=(0.0,), values=(0.0,))))
+    shutil.rmtree(copied)
+    options = [QUESTION, "--strategy", "best_of_n", *SMALL, "--reward-model", folder]
+    assert cli("solve", model, *options)[0] == 0
+
+    save_model(other, load_model(model), load_tokenizer(model), CHAT_CODE)
+    code, _, errors = cli("solve", other, *options)
+    assert code == 2
+    assert "is an adapter on a policy whose content has hash" in errors
+    assert "copied does not exist" in errors
 
 
 # The stage

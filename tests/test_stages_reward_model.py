@@ -18,7 +18,7 @@ from ponderosa.data.tree_outcomes import compute_success
 from ponderosa.engines.codec import load_codec
 from ponderosa.errors import ConfigError, DataError
 from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE
-from ponderosa.identity import content_hash
+from ponderosa.identity import content_hash, hash_directory
 from ponderosa.planning import plan_recipe
 from ponderosa.progress import SILENT, Task
 from ponderosa.records import GradedTree
@@ -142,6 +142,28 @@ def test_the_manifest_says_what_was_learned_from_and_the_directory_how(
     assert (file.kind, file.comparison, file.beta) == ("ppm", "tanh", 2.0)
 
 
+@pytest.mark.parametrize("kind", ["ppm", "orm"])
+def test_adapters_on_the_frozen_policy_learn_the_planted_rule_and_leave_it_as_it_is(
+    kind: str, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    before = hash_directory(inputs["sft"] / "model")
+    shared = run_stage(tmp_path / "shared", inputs, kind=kind, trunk="shared", epochs=8)
+    assert hash_directory(inputs["sft"] / "model") == before
+    assert shared.facts["pair_accuracy"]["accuracy"] > 0.9
+    measured = read_json(tmp_path / "shared" / HELD_OUT)["calibration"]
+    assert measured["squared_error"] < 0.3 * measured["baseline"]
+
+    num_trained = shared.facts["trained_parameters"]
+    (folder,) = (tmp_path / "shared").glob("model")
+    weights = (folder / "adapter_model.safetensors").stat().st_size
+    assert 4 * num_trained < weights < 4 * num_trained + 10_000
+    separate = run_stage(tmp_path / "separate", inputs, kind=kind, epochs=8)
+    assert "trained_parameters" not in separate.facts
+    assert shared.facts["parameters"] == separate.facts["parameters"] + num_trained - 32
+    assert shared.ledger.train_tokens == separate.ledger.train_tokens
+    assert load_reward_file(folder).kind == kind
+
+
 def test_what_is_held_out_does_not_depend_on_the_seed_or_the_kind(inputs: dict[str, Path]) -> None:
     trees = [draw_tree(number) for number in range(NUM_TREES)]
     held_out, seen = reward_model.split_trees(trees, 0.3)
@@ -179,13 +201,18 @@ class KilledProgress:
 
 
 @pytest.mark.parametrize(
-    ("kind", "label", "advances"), [("ppm", "train", 3), ("q_regression", "score held-out nodes", 1)]
+    ("kind", "trunk", "label", "advances"),
+    [
+        ("ppm", "separate", "train", 3),
+        ("ppm", "shared", "train", 3),
+        ("q_regression", "separate", "score held-out nodes", 1),
+    ],
 )
 def test_a_killed_run_continues_to_the_same_model_log_and_calibration(
-    kind: str, label: str, advances: int, inputs: dict[str, Path], tmp_path: Path
+    kind: str, trunk: str, label: str, advances: int, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     train = TRAIN.model_copy(update={"checkpoint_every_s": 0.0})
-    options = {"kind": kind, "epochs": 1, "train": train}
+    options = {"kind": kind, "trunk": trunk, "epochs": 1, "train": train}
     whole = run_stage(tmp_path / "whole", inputs, **options)
     with pytest.raises(KeyboardInterrupt):
         run_stage(tmp_path / "killed", inputs, progress=KilledProgress(label, advances), **options)
@@ -196,7 +223,8 @@ def test_a_killed_run_continues_to_the_same_model_log_and_calibration(
     def read(name: str) -> Iterator[bytes]:
         return ((tmp_path / run / name).read_bytes() for run in ("whole", "killed"))
 
-    for name in ("model/model.safetensors", "model/reward_model.json", HELD_OUT):
+    weights = "model.safetensors" if trunk == "separate" else "adapter_model.safetensors"
+    for name in (f"model/{weights}", "model/reward_model.json", HELD_OUT):
         ours, theirs = read(name)
         assert ours == theirs
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "killed")
@@ -231,6 +259,9 @@ def test_trees_in_another_prompt_format_are_refused(inputs: dict[str, Path], tmp
         ({"kind": "q_regression", "comparison": "logits"}, "makes no use of comparison"),
         ({"train": {"z_loss_weight": 1e-4}}, "z_loss_weight goes with cross-entropy"),
         ({"kind": "vote"}, "ppm"),
+        ({"lora_rank": 4}, "a separate trunk makes no use of lora_rank; set trunk: shared"),
+        ({"trunk": "shared", "lora_rank": -1}, "lora_rank"),
+        ({"trunk": "merged"}, "separate"),
         ({"held_out_frac": 0}, "held_out_frac"),
         ({"trees": ()}, "trees"),
     ],

@@ -22,7 +22,7 @@ from ponderosa.progress import SILENT
 from ponderosa.records import GradedTree, Problem, Row
 from ponderosa.search.driver import build_context as build_search_context
 from ponderosa.shown_trees import SHOWN_FILE, load_shown
-from ponderosa.stages import pairs, search
+from ponderosa.stages import pairs, reward_model, search
 from ponderosa.stages.attempt_tables import load_problems
 from ponderosa.stages.policy import check_reads, describe_policy
 from ponderosa.stages.problem_sources import draw_problems
@@ -254,6 +254,29 @@ def test_a_stages_reward_model_guides_the_search(run: Path) -> None:
         node.score is not None for graded in trees for node in graded.tree.nodes if node.finish is None
     )
     assert read_json(find_stage(run, "guided") / "manifest.json")["ledger"]["scored_tokens"] > 0
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_reward_model_on_the_policys_own_tensors_guides_a_search(
+    rank: int, run: Path, tmp_path: Path
+) -> None:
+    inputs = {name: find_stage(run, name) for name in ("policy", "trees")}
+    learned = {key: value for key, value in PPM.items() if key not in ("name", "use")}
+    config = reward_model.Config(**learned, trunk="shared", lora_rank=rank)
+    reward_model.run(config, build_context(tmp_path / "ppm", inputs))
+    searched = {key: value for key, value in GUIDED.items() if key not in ("name", "use")}
+    guided = parse_config(search.Config, searched, where="guided")
+    context = build_context(tmp_path / "guided", {**inputs, "ppm": tmp_path / "ppm"}, base=run.parent)
+    engine, scorer, _ = search.load_search(guided, context, 0)
+    engines = {parameter.data_ptr() for parameter in engine._model.parameters()}
+    scorers = {parameter.data_ptr() for parameter in scorer._model.parameters()}
+    assert len(scorers - engines) == (2 * 7 * engine._model.config.num_hidden_layers if rank else 0) + 1
+    search.run(guided, context)
+    trees = load_trees(tmp_path / "guided")
+    assert {graded.tree.scorer_id for graded in trees} == {scorer.model_id}
+    assert all(
+        node.score is not None for graded in trees for node in graded.tree.nodes if node.finish is None
+    )
 
 
 def test_a_few_trees_are_left_for_readers(run: Path) -> None:

@@ -24,11 +24,11 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
 
 
-def kill_after_steps(folder: Path, num_steps: int) -> None:
+def kill_after_steps(folder: Path, num_steps: int, rank: int = 0) -> None:
     """Start the tiny run in another process and SIGKILL it once it has logged that many steps."""
     script = Path(__file__).with_name("tiny_training.py")
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, str(script), str(folder)], env=environment)
+    process = subprocess.Popen([sys.executable, str(script), str(folder), str(rank)], env=environment)
     log = folder / METRICS_FILE
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -39,12 +39,13 @@ def kill_after_steps(folder: Path, num_steps: int) -> None:
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 
 
-def test_a_run_killed_and_continued_equals_one_left_alone_bit_for_bit(tmp_path: Path) -> None:
-    model, batches, config = build_run()
+@pytest.mark.parametrize("rank", [0, 4], ids=["whole model", "adapters"])
+def test_a_run_killed_and_continued_equals_one_left_alone_bit_for_bit(tmp_path: Path, rank: int) -> None:
+    model, batches, config = build_run(rank=rank)
     expected = train(model, FixedBatches(batches), config, folder=tmp_path / "alone", seed=0)
 
-    kill_after_steps(tmp_path / "killed", num_steps=5)
-    resumed, _, config = build_run(checkpoint_every_s=0.0)
+    kill_after_steps(tmp_path / "killed", num_steps=5, rank=rank)
+    resumed, _, config = build_run(checkpoint_every_s=0.0, rank=rank)
     result = train(resumed, FixedBatches(batches), config, folder=tmp_path / "killed", seed=0)
 
     assert 0 < len(result.losses) == len(batches)

@@ -53,11 +53,13 @@ LEARNED: dict[str, Any] = {
     "held_out_frac": 0.3,
     "epochs": 2,
 }
+ADAPTED = {**LEARNED, "trunk": "shared", "lora_rank": 64}
+"""Of a rank that makes it cost more than the policy it sits on."""
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A policy of random weights, planted trees as if it had grown them, and a reward model trained on these."""
+    """A policy of random weights, planted trees as if it had grown them, and reward models trained on these."""
     root = tmp_path_factory.mktemp("costs")
     folders = {"sft": save_tiny_model(root / "sft", context=512), "trees": root / "trees"}
     save_trees(folders["trees"], [draw_tree(number) for number in range(PLANTED.num_problems)])
@@ -67,7 +69,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_json(folders["trees"] / "config.json", {"top_p": 1.0, "temperature": 1.0})
     folders["ppm"] = root / "ppm"
     run_stage("reward_model", LEARNED, folders, folders["ppm"])
-    for name in ("sft", "ppm"):
+    folders["adapted"] = root / "adapted"
+    run_stage("reward_model", ADAPTED, folders, folders["adapted"])
+    for name in ("sft", "ppm", "adapted"):
         write_json(folders[name] / "manifest.json", {"ledger": {"train_flops": 0.0, "seconds": 0.0}})
     return folders
 
@@ -85,17 +89,21 @@ def run_stage(kind: str, values: dict[str, Any], inputs: dict[str, Path], folder
         ("reward_model", LEARNED),
         ("reward_model", {**LEARNED, "kind": "orm"}),
         ("reward_model", {**LEARNED, "kind": "q_regression", "held_out_frac": 0.9}),
+        ("reward_model", ADAPTED),
         ("tree_rl", {"model": "sft", "trees": ["trees"], "epochs": 2}),
         ("search", {**SEARCHED, "trees": 2, "search": {**SEARCH, "token_budget": 60}}),
         ("search", {**SEARCHED, "reward_model": "ppm", "search": {**SEARCH, "leaves": 2}}),
+        ("search", {**SEARCHED, "reward_model": "adapted"}),
         ("step_errors", {"reward_model": "ppm", "planted": {"count": 16, "options": FAMILY}}),
+        ("step_errors", {"reward_model": "adapted", "planted": {"count": 16, "options": FAMILY}}),
     ],
 )
 def test_stages_around_trees_cost_no_more_than_was_estimated(
     kind: str, values: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     shape = read_shape(inputs["sft"] / "model")
-    bound = estimate(kind, values, sft=shape, ppm=shape, trees=PLANTED)
+    adapted = estimate("reward_model", ADAPTED, sft=shape, trees=PLANTED).product
+    bound = estimate(kind, values, sft=shape, ppm=shape, adapted=adapted, trees=PLANTED)
     ledger = run_stage(kind, values, inputs, tmp_path).ledger
     assert covers(bound, ledger)
     assert max(bound.train_tokens, bound.sampled_tokens, bound.flops) < inf

@@ -1,16 +1,18 @@
 """A model small enough to train in a test, and a run of it that another process can kill.
 
-python tiny_training.py FOLDER    trains `build_run` in FOLDER, a checkpoint after every step
+python tiny_training.py FOLDER RANK    trains `build_run` in FOLDER, a checkpoint after every step
 """
 
 import random
 import sys
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from ponderosa.data.packing import Batch, build_batches, pack_rows
 from ponderosa.data.rows import build_row
+from ponderosa.lora import add_adapters
 from ponderosa.records import Row
 from ponderosa.training.loop import FixedBatches, TrainConfig, train
 from ponderosa.training.model import ModelConfig, build_model
@@ -37,14 +39,20 @@ def draw_documents(num_documents: int, seed: int = 0, max_length: int = 40) -> l
     return documents
 
 
-def build_run(checkpoint_every_s: float = 3600.0) -> tuple[PreTrainedModel, list[Batch], TrainConfig]:
-    """A dozen steps of packed rows, in several microbatches each."""
+def build_run(
+    checkpoint_every_s: float = 3600.0, rank: int = 0
+) -> tuple[PreTrainedModel, list[Batch], TrainConfig]:
+    """A dozen steps of packed rows, in several microbatches each. rank: of adapters, which alone are then trained."""
     rows = pack_rows(draw_documents(140), 64, seed=0).rows
     batches = build_batches(rows, tokens_per_step=256, seed=0)
     config = TrainConfig(microbatch_tokens=100, z_loss_weight=1e-4, checkpoint_every_s=checkpoint_every_s)
-    return build_tiny_model(), batches, config
+    model = build_tiny_model()
+    if rank:
+        model.requires_grad_(False)
+        add_adapters(model, rank, 2.0 * rank, torch.Generator().manual_seed(0))
+    return model, batches, config
 
 
 if __name__ == "__main__":
-    model, batches, config = build_run(checkpoint_every_s=0.0)
+    model, batches, config = build_run(checkpoint_every_s=0.0, rank=int(sys.argv[2]))
     train(model, FixedBatches(batches), config, folder=Path(sys.argv[1]), seed=0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ponderosa.artifacts import Journal
 from ponderosa.engines.codec import load_codec
-from ponderosa.engines.loading import load_engine
+from ponderosa.engines.loading import build_engine, load_trunk
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
 from ponderosa.engines.scorer import NativeScorer
@@ -211,18 +211,21 @@ def load(
     prompt_format: a shipped format's name; default, the one the directory was saved with. reward_model: a directory of
     one that was trained from a model of the same family, for the strategies that use one.
     Raises DataError if a folder holds no model, ConfigError for an unknown format or device, or a reward model to which
-    the model's token ids mean something else.
+    the model's token ids mean something else, or that is an adapter on a policy which is not to be found.
     """
     folder = Path(model)
     check_model_directory(folder)
     chosen = get_format(prompt_format) if prompt_format else load_format(folder)
     dtype = "float32" if dtype == "auto" else dtype
-    engine = load_engine(folder, device=device, dtype=dtype)
+    trunk = load_trunk(folder, device=device, dtype=dtype)
+    engine = build_engine(trunk)
     loaded = None
     if reward_model is not None:
         policy = describe_policy(load_codec(folder), chosen, engine.model_id)
         reward_dir = Path(reward_model)
-        scorer = load_scorer_for(policy, reward_dir, where=str(reward_dir), device=device, dtype=dtype)
+        scorer = load_scorer_for(
+            policy, reward_dir, where=str(reward_dir), device=device, dtype=dtype, in_use=trunk
+        )
         loaded = RewardModel(scorer, reward_dir.name)
     return Reasoner(engine, chosen, folder.name, workers, loaded)
 

@@ -89,13 +89,20 @@ def save_model(
     prompt_format: PromptFormat,
 ) -> None:
     """Write a directory whole or not at all, replacing one that is there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replace_directory(folder) as temporary:
+        with _without_progress_bars():
+            model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / FORMAT_FILE, prompt_format.model_dump(mode="json"))
+
+
+@contextmanager
+def replace_directory(folder: Path) -> Iterator[Path]:
+    """An empty directory that takes the place of `folder` when the block ends well."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with _without_progress_bars():
-        model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    write_json(temporary / FORMAT_FILE, prompt_format.model_dump(mode="json"))
+    temporary.mkdir(parents=True)
+    yield temporary
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 

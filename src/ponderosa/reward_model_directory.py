@@ -1,8 +1,8 @@
-"""A reward model directory: a stock sequence classifier with one label, and what its scores mean.
+"""A reward model directory: a stock sequence classifier with one label, or an adapter on a policy, and what its scores mean.
 
-Beside what any model directory holds (the prompt format is the policy's) lies `reward_model.json`: how the model was
-trained, and the one calibration that search and report read its scores by. A score is the raw number that transformers
-gives for a sequence of token ids, read at the last of them.
+Beside what any model directory holds (the prompt format is the policy's), or what an adapter's does
+(`adapter_directory`), lies `reward_model.json`: how the model was trained, and the one calibration that search and report
+read its scores by. A score is the raw number that transformers gives for a sequence of token ids, read at the last of them.
 """
 
 import json
@@ -15,10 +15,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from ponderosa.adapter_directory import Trunk, find_trunk, load_adapted, load_adapter_config
 from ponderosa.artifacts import write_json
 from ponderosa.errors import DataError
 from ponderosa.formats import PromptFormat, load_format
-from ponderosa.model_directory import load_tokenizer, load_transformer
+from ponderosa.model_directory import load_model, load_tokenizer, load_transformer
 
 REWARD_FILE = "reward_model.json"
 
@@ -60,7 +61,7 @@ class RewardFile(BaseModel):
 
 
 class RewardModel(NamedTuple):
-    """A reward model as its directory holds it."""
+    """A reward model as its directory holds it; tokenizer and prompt format of an adapter are its policy's."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -69,17 +70,44 @@ class RewardModel(NamedTuple):
 
 
 def load_reward_model(
-    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    in_use: Trunk | None = None,
 ) -> RewardModel:
-    """The reward model of a directory, in evaluation mode. Raises DataError if it holds none, or none that is
-    calibrated."""
+    """The reward model of a directory, in evaluation mode; an adapter whose policy is `in_use` sits on its tensors.
+
+    Raises DataError if the directory holds none, or none that is calibrated; ConfigError if an adapter's policy is not to
+    be found.
+    """
     calibration = load_reward_file(folder).calibration
-    model = load_transformer(AutoModelForSequenceClassification, folder, device=device, dtype=dtype)
+    home = find_home(folder, in_use)
+    tokenizer, prompt_format = load_tokenizer(home), load_format(home)
+    if adapter := load_adapter_config(folder):
+        shared = in_use.model if in_use is not None and in_use.folder == home else None
+        policy = shared or load_model(home, device=device, dtype=dtype)
+        model = load_adapted(folder, adapter, policy, pad_token_id=find_padding(tokenizer))
+    else:
+        model = load_transformer(AutoModelForSequenceClassification, folder, device=device, dtype=dtype)
     if model.config.num_labels != 1:
         raise DataError(
             f"the classifier in {folder} has {model.config.num_labels} labels; a reward model has one"
         )
-    return RewardModel(model, load_tokenizer(folder), load_format(folder), calibration)
+    return RewardModel(model, tokenizer, prompt_format, calibration)
+
+
+def find_home(folder: Path, in_use: Trunk | None = None) -> Path:
+    """The directory with a reward model's tokenizer and prompt format: its own, or that of the policy under an adapter.
+    Raises as `load_reward_model` does."""
+    adapter = load_adapter_config(folder)
+    return folder if adapter is None else find_trunk(folder, adapter, in_use)
+
+
+def find_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token id that transformers' own forward pass of a classifier takes for padding."""
+    pad: int | None = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return pad
 
 
 def load_reward_file(folder: Path) -> RewardFile:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from ponderosa.artifacts import Journal, read_json, spent_seconds, write_json
 from ponderosa.config import suggest
 from ponderosa.engines.codec import load_codec
-from ponderosa.engines.loading import load_engine
+from ponderosa.engines.loading import build_engine, load_trunk
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
 from ponderosa.engines.scorer import NativeScorer
@@ -188,11 +188,17 @@ def _open_bench(config: Config, context: Context) -> Iterator[_Bench]:
     model_dir = context.inputs[config.model] / MODEL
     prompt_format = load_format(model_dir)
     dtype = "float32" if context.dtype == "auto" else context.dtype
-    engine = load_engine(model_dir, device=context.device, dtype=dtype, num_slots=config.num_slots)
+    trunk = load_trunk(model_dir, device=context.device, dtype=dtype)
+    engine = build_engine(trunk, num_slots=config.num_slots)
     policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
     scorers = {
         name: load_scorer_for(
-            policy, context.inputs[name] / MODEL, where=name, device=context.device, dtype=dtype
+            policy,
+            context.inputs[name] / MODEL,
+            where=name,
+            device=context.device,
+            dtype=dtype,
+            in_use=trunk,
         )
         for name in {item.reward_model for item in config.suites if item.reward_model}
     }

@@ -4,7 +4,7 @@ Known before there are weights: from a directory's config.json, from the sizes a
 published ones. FLOPs by the formulas of `ledger`, as the trainer and the engine count them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ponderosa.config import Config
 from ponderosa.errors import DataError
 from ponderosa.ledger import compute_forward_flops, count_matrix_parameters
+from ponderosa.lora import find_linears
 from ponderosa.training.model import ModelConfig
 from ponderosa.training.tokenizer import pad_vocab_size
 
@@ -22,7 +23,8 @@ from ponderosa.training.tokenizer import pad_vocab_size
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """matrix_parameters: as `ledger.count_matrix_parameters` has them. attention_width: query heads times their size.
-    long_rope_after: sequences that grow past this are computed again from their start; None if none are."""
+    long_rope_after: sequences that grow past this are computed again from their start; None if none are. adapter_parameters:
+    of an adapter of rank 1, the inputs and outputs of all the decoder's linear layers."""
 
     matrix_parameters: int
     num_layers: int
@@ -30,6 +32,11 @@ class ModelShape:
     attention_width: int
     max_context: int
     long_rope_after: int | None = None
+    adapter_parameters: int = 0
+
+    def add_adapters(self, rank: int) -> "ModelShape":
+        """The shape with low-rank adapters on every linear layer of the decoder."""
+        return replace(self, matrix_parameters=self.matrix_parameters + rank * self.adapter_parameters)
 
     def compute_document_flops(self, length: float, *, prefix: float = 0.0) -> float:
         """A forward pass over a document of `length` tokens that continues `prefix` tokens."""
@@ -70,7 +77,8 @@ class DecoderSizes(Config):
     )
 
     def build_shape(self) -> ModelShape:
-        attention = 2 * self.width * (self.num_heads + self.num_kv_heads) * self.head_dim
+        heads = (self.num_heads + self.num_kv_heads) * self.head_dim
+        attention = 2 * self.width * heads
         layer = attention + 3 * self.width * self.mlp_width
         return ModelShape(
             matrix_parameters=self.num_layers * layer + self.width * self.vocab_size,
@@ -79,6 +87,7 @@ class DecoderSizes(Config):
             attention_width=self.num_heads * self.head_dim,
             max_context=self.context,
             long_rope_after=self.long_rope_after,
+            adapter_parameters=self.num_layers * (7 * self.width + 2 * heads + 3 * self.mlp_width),
         )
 
 
@@ -109,4 +118,7 @@ def read_shape(folder: Path) -> ModelShape:
         long_rope_after=rope.get("original_max_position_embeddings")
         if rope.get("rope_type") == "longrope"
         else None,
+        adapter_parameters=sum(
+            linear.in_features + linear.out_features for linear in find_linears(model.get_decoder()).values()
+        ),
     )

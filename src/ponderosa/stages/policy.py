@@ -7,6 +7,7 @@ are compared by content before a model is trained on another's ids; weights may 
 from dataclasses import dataclass
 from pathlib import Path
 
+from ponderosa.adapter_directory import Trunk
 from ponderosa.artifacts import read_json
 from ponderosa.engines.codec import HFCodec, load_codec
 from ponderosa.engines.loading import load_scorer
@@ -14,6 +15,7 @@ from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import ConfigError
 from ponderosa.formats import PromptFormat, load_format
 from ponderosa.identity import content_hash
+from ponderosa.reward_model_directory import find_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,14 @@ def check_reads(policy: Policy, codec: HFCodec, prompt_format: PromptFormat, *, 
         )
 
 
-def load_scorer_for(policy: Policy, folder: Path, *, where: str, device: str, dtype: str) -> NativeScorer:
-    """The reward model of a folder, to score what a policy writes. Raises DataError if there is none, ConfigError as
-    `check_reads` does."""
-    scorer = load_scorer(folder, device=device, dtype=dtype)
-    check_reads(policy, load_codec(folder), load_format(folder), where=where)
+def load_scorer_for(
+    policy: Policy, folder: Path, *, where: str, device: str, dtype: str, in_use: Trunk | None = None
+) -> NativeScorer:
+    """The reward model of a folder, to score what a policy writes, on the tensors of the model in use if it is an adapter
+    on that. Raises DataError if there is none, ConfigError as `check_reads` and `load_scorer` do."""
+    scorer = load_scorer(folder, device=device, dtype=dtype, in_use=in_use)
+    home = find_home(folder, in_use)
+    check_reads(policy, load_codec(home), load_format(home), where=where)
     return scorer
 
 

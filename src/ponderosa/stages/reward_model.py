@@ -2,7 +2,7 @@
 one of the two it is measured against.
 
     read trees; leave out problems whose gold answer a search came to doubt; hold out a share of the others, by hash
-    begin as the policy: its decoder under a new score head
+    begin as the policy: its decoder under a new score head, all of it trained or only low-rank adapters and the head
     train, on the trees that are not held out:
         ppm            steps preferred to others that continue the same prefix, and whole solutions to others
         orm            whole solutions that are right or wrong
@@ -13,7 +13,7 @@ All three are read at the same places, compared on the same held-out pairs and c
 is of nodes whose problems were not in the fit: two halves of the held-out problems are read by each other's map; the map
 that is kept is fitted on both. Held-out scores are computed in float32 whatever training computes in.
 
-Writes model/ (with reward_model.json), metrics.jsonl, held_out.json.
+Writes model/ (a classifier or an adapter, with reward_model.json), metrics.jsonl, held_out.json.
 """
 
 from collections.abc import Sequence
@@ -35,20 +35,21 @@ from ponderosa.data.tree_outcomes import (
 )
 from ponderosa.errors import ConfigError
 from ponderosa.identity import derive_seed
+from ponderosa.lora import find_trained
 from ponderosa.records import GradedTree, Row
-from ponderosa.reward_model_directory import Kind, RewardFile, save_reward_file
+from ponderosa.reward_model_directory import Kind, RewardFile, find_padding, save_reward_file
 from ponderosa.stages.held_out_trees import describe_held_out, score_trees
 from ponderosa.stages.policy import check_same_ids, load_policy
 from ponderosa.stages.rollout import POLICY
 from ponderosa.stages.scoring import build_scorer, count_scoring
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
-from ponderosa.stages.training_stage import MODEL, Learner, load_learner, train_and_save
+from ponderosa.stages.training_stage import MODEL, Adapter, Learner, load_learner, train_and_save
 from ponderosa.stages.tree_tables import load_trees
 from ponderosa.training.calibration import fit_calibration
 from ponderosa.training.loop import FixedBatches, TrainConfig
 from ponderosa.training.losses import Loss
 from ponderosa.training.optim import OptimizerConfig
-from ponderosa.training.output_head import build_reward_model
+from ponderosa.training.output_head import build_reward_model, build_shared_reward_model
 from ponderosa.training.reward_losses import ComparisonForm, OutcomeReward, PairwiseReward, ValueReward
 
 VERSION = 2
@@ -93,14 +94,29 @@ class Config(StageConfig):
     held_out_frac: float = Field(
         0.1, gt=0, lt=1, description="share of the problems kept for calibration and for accuracy on pairs"
     )
+    trunk: Literal["separate", "shared"] = Field(
+        "separate",
+        description="separate trains a copy of the policy; shared trains low-rank adapters and the score head on the policy "
+        "as it is, so that both need its memory once",
+    )
+    lora_rank: int = Field(
+        8, ge=0, description="rank of the adapters of a shared trunk; 0 trains the score head alone"
+    )
+    lora_alpha: float = Field(
+        16.0, gt=0, description="the adapters of a shared trunk count lora_alpha / lora_rank times"
+    )
     train: RewardTraining = RewardTraining()
     tokens_per_step: int = Field(4096, ge=1, description="tokens of an optimizer step")
     epochs: int = Field(1, ge=1, description="passes over the trees")
 
     @model_validator(mode="after")
-    def _check_loss(self) -> "Config":
+    def _check(self) -> "Config":
         if self.kind != "ppm" and (unused := sorted({"comparison", "beta"} & self.model_fields_set)):
             raise ConfigError(f"kind {self.kind!r} makes no use of {', '.join(unused)}; leave it out")
+        if self.trunk == "separate" and (
+            unused := sorted({"lora_rank", "lora_alpha"} & self.model_fields_set)
+        ):
+            raise ConfigError(f"a separate trunk makes no use of {', '.join(unused)}; set trunk: shared")
         if self.train.z_loss_weight:
             raise ConfigError(
                 "z_loss_weight goes with cross-entropy; scores are not trained by it: leave it out"
@@ -146,7 +162,7 @@ def run(config: Config, context: Context) -> Outcome:
         config.train,
         context,
         loss=config.build_loss(),
-        facts={"kind": config.kind, **examples.facts},
+        facts={"kind": config.kind, **examples.facts, **describe_trained(learner)},
         kept=sum(map(len, batches)),
         dropped={reason: count for reason, count in dropped.items() if count},
     )
@@ -170,12 +186,23 @@ def run(config: Config, context: Context) -> Outcome:
 
 
 def load_reward_learner(config: Config, context: Context) -> Learner:
-    """The policy's decoder under a new head, with what its directory is saved with."""
+    """The policy's decoder, a copy of it or itself, under a new head, with what its directory is saved with."""
     learner = load_learner(config.model, context)
-    tokenizer = learner.tokenizer
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = find_padding(learner.tokenizer)
     seed = derive_seed("reward model", context.name, context.seed)
-    return replace(learner, model=build_reward_model(learner.model, pad_token_id=pad, seed=seed))
+    if config.trunk == "separate":
+        return replace(learner, model=build_reward_model(learner.model, pad_token_id=pad, seed=seed))
+    adapter = Adapter(context.inputs[config.model] / MODEL, config.lora_rank, config.lora_alpha)
+    _, rank, alpha = adapter
+    model = build_shared_reward_model(learner.model, rank=rank, alpha=alpha, pad_token_id=pad, seed=seed)
+    return replace(learner, model=model, adapter=adapter)
+
+
+def describe_trained(learner: Learner) -> dict[str, int]:
+    """How many parameters an adapter has, its head among them; of a model that is trained whole nothing."""
+    if learner.adapter is None:
+        return {}
+    return {"trained_parameters": sum(one.numel() for one in find_trained(learner.model).values())}
 
 
 def load_policy_trees(config: Config, context: Context, learner: Learner) -> list[GradedTree]:

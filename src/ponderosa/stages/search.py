@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass, replace
 
 from pydantic import Field
 
+from ponderosa.adapter_directory import Trunk
 from ponderosa.artifacts import read_json, spent_seconds, write_json
 from ponderosa.engines.codec import load_codec
-from ponderosa.engines.loading import load_engine
+from ponderosa.engines.loading import build_engine, load_trunk
 from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Engine, Sampling, Scorer
 from ponderosa.engines.scorer import NativeScorer
@@ -125,13 +126,10 @@ def load_search(
     """The policy's engine, the reward model that scores its steps, and what every search shares."""
     model_dir = context.inputs[config.model] / MODEL
     dtype = "float32" if context.dtype == "auto" else context.dtype
-    scorer = load_reward_model(config, context, dtype)
-    engine = load_engine(
-        model_dir,
-        device=context.device,
-        dtype=dtype,
-        num_slots=config.num_slots,
-        max_context=scorer.max_context if scorer else None,
+    trunk = load_trunk(model_dir, device=context.device, dtype=dtype)
+    scorer = load_reward_model(config, context, dtype, trunk)
+    engine = build_engine(
+        trunk, num_slots=config.num_slots, max_context=scorer.max_context if scorer else None
     )
     search_context = build_context(
         engine,
@@ -144,13 +142,20 @@ def load_search(
     return engine, scorer, search_context
 
 
-def load_reward_model(config: Config, context: Context, dtype: str) -> NativeScorer | None:
-    """The reward model of a configuration. Raises ConfigError if token ids mean something else to it."""
+def load_reward_model(config: Config, context: Context, dtype: str, trunk: Trunk) -> NativeScorer | None:
+    """The reward model of a configuration, for steps of the model in use. Raises ConfigError if token ids mean something
+    else to it."""
     if config.reward_model is None:
         return None
-    policy_dir, scorer_dir = (context.inputs[name] / MODEL for name in (config.model, config.reward_model))
-    policy = describe_policy(load_codec(policy_dir), load_format(policy_dir), config.model)
-    return load_scorer_for(policy, scorer_dir, where=config.reward_model, device=context.device, dtype=dtype)
+    policy = describe_policy(load_codec(trunk.folder), load_format(trunk.folder), trunk.model_id)
+    return load_scorer_for(
+        policy,
+        context.inputs[config.reward_model] / MODEL,
+        where=config.reward_model,
+        device=context.device,
+        dtype=dtype,
+        in_use=trunk,
+    )
 
 
 def describe_rows(

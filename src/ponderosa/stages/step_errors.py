@@ -40,6 +40,7 @@ from ponderosa.identity import content_hash, hash_file
 from ponderosa.ledger import Ledger
 from ponderosa.progress import track
 from ponderosa.records import Cost
+from ponderosa.reward_model_directory import find_home
 from ponderosa.sandbox import Sandbox
 from ponderosa.stages.labelled_solutions import (
     LabelledSet,
@@ -143,7 +144,8 @@ def score_solutions(
     context: Context,
 ) -> list[ScoredSolution]:
     """Every solution that fits the model's context, scored after its prompt and each step; committed in units."""
-    prompt_format, codec = load_format(folder), load_codec(folder)
+    home = find_home(folder)
+    prompt_format, codec = load_format(home), load_codec(home)
     prefixes = [encode_prefixes(solution, prompt_format, codec) for solution in solutions]
     fitting = [
         (solution, parts)

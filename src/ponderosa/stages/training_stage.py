@@ -6,11 +6,13 @@ and does not fit is left out and counted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ponderosa.adapter_directory import save_adapter
 from ponderosa.data.packing import Batch
 from ponderosa.engines.codec import HFCodec
 from ponderosa.engines.loading import select_device
@@ -48,10 +50,27 @@ class Learner:
     tokenizer: PreTrainedTokenizerBase
     prompt_format: PromptFormat
     codec: HFCodec
+    adapter: "Adapter | None" = None
 
     @property
     def max_context(self) -> int:
         return get_max_context(self.model)
+
+    def save(self, folder: Path) -> None:
+        """Write a model directory, or of an adapter its own, whole or not at all."""
+        if self.adapter is None:
+            save_model(folder, self.model, self.tokenizer, self.prompt_format)
+        else:
+            trunk, rank, alpha = self.adapter
+            save_adapter(folder, self.model, trunk, rank=rank, alpha=alpha)
+
+
+class Adapter(NamedTuple):
+    """What of a learner is trained: not the policy in the directory `trunk`, but an adapter on it."""
+
+    trunk: Path
+    rank: int
+    alpha: float
 
 
 def load_learner(parent: str, context: Context) -> Learner:
@@ -127,7 +146,7 @@ def train_and_save(
         progress=context.progress,
         observe=context.observe,
     )
-    save_model(context.folder / MODEL, learner.model, learner.tokenizer, learner.prompt_format)
+    learner.save(context.folder / MODEL)
     return Outcome(
         ledger=result.ledger,
         kept=kept,

@@ -77,6 +77,8 @@ def estimate_reward_model(config: reward_model.Config, upstream: Upstream, base:
     """A tree is either trained on or held out and scored, its pairs and all its nodes; all are taken to be what costs
     more."""
     shape = find_shape(upstream, config.model)
+    if config.trunk == "shared":
+        shape = shape.add_adapters(config.lora_rank)
     compared, read = 0.0, 0.0
     for trees in find_products(upstream, config.trees, Trees):
         lengths = trees.lengths

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file, replaced atomically; nothing is pickled.
 
-The file holds the parameters, the optimizer's state and, in its header, a JSON object: the step reached, the
-ledger and a fingerprint of the run, so that a run continues only what it began.
+The file holds the parameters that are trained, the optimizer's state and, in its header, a JSON object: the step
+reached, the ledger and a fingerprint of the run, so that a run continues only what it began.
 """
 
 import json
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from ponderosa.artifacts import write_bytes
 from ponderosa.errors import DataError
 from ponderosa.ledger import Ledger
+from ponderosa.lora import find_trained
 from ponderosa.training.optim import Optimizer
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -35,7 +36,9 @@ class Position:
 
 def save_checkpoint(folder: Path, model: PreTrainedModel, optimizer: Optimizer, position: Position) -> None:
     """Replace the folder's checkpoint, durably and atomically."""
-    tensors = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {
+        f"model.{name}": parameter for name, parameter in find_trained(model).items()
+    }
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     write_bytes(
@@ -68,7 +71,7 @@ def load_checkpoint(
 
 @torch.no_grad()
 def _load_parameters(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
+    parameters = find_trained(model)
     if parameters.keys() != tensors.keys():
         raise DataError("the checkpoint belongs to another model; remove it to start over")
     for name, parameter in parameters.items():

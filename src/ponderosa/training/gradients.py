@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ponderosa.lora import find_trained
 from ponderosa.records import Row
 from ponderosa.training.attention import document_attention
 from ponderosa.training.batching import TOKEN_BUCKET, Microbatch, build_microbatches
@@ -51,7 +52,7 @@ class GradientComputer:
         self.loss = loss
         self.dtype = dtype
         self.device = model.get_input_embeddings().weight.device
-        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        self.parameters: list[nn.Parameter] = [*find_trained(model).values()]
         on_cpu = self.device.type == "cpu"
         default_tokens = CPU_MICROBATCH_TOKENS if on_cpu else ACCELERATOR_MICROBATCH_TOKENS
         self.microbatch_tokens = microbatch_tokens or default_tokens

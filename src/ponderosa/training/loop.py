@@ -24,6 +24,7 @@ from ponderosa.data.packing import Batch
 from ponderosa.errors import DataError, NonFiniteLoss
 from ponderosa.identity import content_hash, derive_seed
 from ponderosa.ledger import Ledger, compute_train_flops, count_matrix_parameters
+from ponderosa.lora import find_trained
 from ponderosa.progress import SILENT, Observer, Progress, Task, ignore_line, track
 from ponderosa.records import Row
 from ponderosa.training.batching import list_documents
@@ -169,6 +170,8 @@ class _Run:
             microbatch_tokens=config.microbatch_tokens,
         )
         self.matrix_parameters = count_matrix_parameters(model)
+        self.frozen_parameters = count_matrix_parameters(model, only_frozen=True)
+        self.is_decoder_frozen = not find_trained(model.get_decoder())
         plan = [config.model_dump(mode="json"), repr(loss), seed, source.identity]
         self.fingerprint = content_hash(plan)
 
@@ -216,6 +219,8 @@ class _Run:
             num_layers=self.model.config.num_hidden_layers,
             width=self.model.config.hidden_size,
             context=num_seen / num_tokens,
+            frozen_parameters=self.frozen_parameters,
+            is_decoder_frozen=self.is_decoder_frozen,
         )
         return num_tokens
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ponderosa.config import Config
 from ponderosa.errors import DataError
+from ponderosa.lora import find_trained
 from ponderosa.training.output_head import find_output_head
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -165,7 +166,7 @@ class Optimizer:
     """The optimizer of a model: one step for all its parameters, and its state for checkpoints."""
 
     def __init__(self, model: PreTrainedModel, config: OptimizerConfig) -> None:
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        parameters = find_trained(model)
         hidden = select_hidden_matrices(model) if config.name == "muon" else {}
         rest = {name: p for name, p in parameters.items() if name not in hidden}
         self.peak_lr = config.learning_rate if config.name == "adamw" else config.muon_learning_rate
@@ -195,8 +196,8 @@ def select_hidden_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     outer = {id(model.get_input_embeddings().weight), id(find_output_head(model).module.weight)}
     return {
         name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in outer
+        for name, parameter in find_trained(model).items()
+        if parameter.ndim == 2 and id(parameter) not in outer
     }
 
 

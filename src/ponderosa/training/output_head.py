@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ponderosa.errors import DataError
 from ponderosa.identity import derive_seed
+from ponderosa.lora import add_adapters, build_classifier, build_shared_classifier
 
 HEAD_DEVIATION = 1e-3
 """Of a new score head's weights: scores begin near 0, where no two steps are preferred to one another."""
@@ -35,18 +35,27 @@ def build_reward_model(policy: PreTrainedModel, *, pad_token_id: int | None, see
     config = type(policy.config).from_dict(policy.config.to_dict())
     config.num_labels = 1
     config.pad_token_id = pad_token_id
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    except ValueError as error:
-        raise DataError(
-            f"{type(policy).__name__} cannot become a reward model: transformers has no sequence classifier of its "
-            "architecture; begin with a Llama, Qwen, Phi-3, Mistral or Gemma"
-        ) from error
+    with torch.random.fork_rng(devices=[]):
+        model = build_classifier(config, type(policy).__name__)
     model.to(dtype=policy.dtype)
     model.get_decoder().load_state_dict(policy.get_decoder().state_dict())
+    _draw_head(model, seed)
+    return model.to(policy.device).eval()
+
+
+def build_shared_reward_model(
+    policy: PreTrainedModel, *, rank: int, alpha: float, pad_token_id: int | None, seed: int
+) -> PreTrainedModel:
+    """As `build_reward_model`, but on the policy's own tensors, frozen: adapters of this rank and the head are all there is
+    to train. Raises DataError also for a decoder that cannot be adapted."""
+    model = build_shared_classifier(policy, pad_token_id=pad_token_id)
+    add_adapters(model, rank, alpha, torch.Generator().manual_seed(derive_seed("adapters", seed)))
+    _draw_head(model, seed)
+    return model.eval()
+
+
+@torch.no_grad()
+def _draw_head(model: PreTrainedModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(derive_seed("score head", seed))
     weight: nn.Parameter = model.score.weight
-    with torch.no_grad():
-        weight.copy_(HEAD_DEVIATION * torch.randn(weight.shape, generator=generator))
-    return model.to(policy.device).eval()
+    weight.copy_(HEAD_DEVIATION * torch.randn(weight.shape, generator=generator))
