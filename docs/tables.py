@@ -3,7 +3,8 @@
     python docs/tables.py            write them
     python docs/tables.py --check    exit 1, naming the files, if one is not what would be written
 
-`run NAME [SUITE,...]` is the stage table of results/NAME, all of it or some suites, or of a sweep its arms, `bench` (linked from docs/) the rows of every
+`run NAME [SUITE,...]` is the stage table of results/NAME, all of it or some suites, or of a sweep its arms; then its comparisons of strategies, each
+with a plot that is written beside the results (SUITE then is the comparing stage). `bench` (linked from docs/) the rows of every
 results/bench-*, `aims` those that have an aim in one table, `stages` the configuration of every stage kind, `strategies` the parameters of every strategy. What has
 not been measured says so.
 """
@@ -33,8 +34,9 @@ from ponderosa.report.numbers import (
     format_points,
     format_range,
 )
+from ponderosa.report.strategies import Comparison, draw_plot, list_comparisons
 from ponderosa.report.table import StageLine, list_shown_rows, list_stage_lines
-from ponderosa.report.terminal import render_arm_table
+from ponderosa.report.terminal import render_arm_table, render_comparison
 from ponderosa.search.registry import CLASSES
 from ponderosa.stages.stage import STAGES, get_stage
 from ponderosa.tasks.quantities.task import QuantitiesOptions
@@ -46,22 +48,25 @@ NOT_MEASURED = "*Not measured yet.*"
 Rows = Sequence[Sequence[str]]
 
 
-def fill_regions(text: str, results: Path) -> str:
-    """The text with every generated region written anew."""
+def fill_regions(text: str, results: Path, to_root: str = "") -> str:
+    """The text with every generated region written anew. to_root: what leads from the page to the README's folder."""
     pattern = re.compile(
         r"<!-- (run \S+(?: \S+)?|bench|aims|stages|strategies) -->\n.*?<!-- /\1 -->", re.DOTALL
     )
     return pattern.sub(
-        lambda match: f"<!-- {match[1]} -->\n{render_region(match[1], results)}\n<!-- /{match[1]} -->", text
+        lambda match: (
+            f"<!-- {match[1]} -->\n{render_region(match[1], results, to_root)}\n<!-- /{match[1]} -->"
+        ),
+        text,
     )
 
 
-def render_region(name: str, results: Path) -> str:
+def render_region(name: str, results: Path, to_root: str = "") -> str:
     """The Markdown of one region."""
     kind, _, argument = name.partition(" ")
     if kind == "run":
         name, _, suites = argument.partition(" ")
-        return render_run(results / name, suites.split(",") if suites else None)
+        return render_run(results / name, suites.split(",") if suites else None, to_root)
     if kind == "bench":
         return render_bench(results)
     if kind == "aims":
@@ -69,8 +74,9 @@ def render_region(name: str, results: Path) -> str:
     return "\n\n".join(render_stages() if kind == "stages" else render_strategies())
 
 
-def render_run(folder: Path, suites: Sequence[str] | None = None) -> str:
-    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms.
+def render_run(folder: Path, suites: Sequence[str] | None = None, to_root: str = "") -> str:
+    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms; and
+    its comparisons of strategies.
 
     suites: the only ones to show.
     """
@@ -82,8 +88,29 @@ def render_run(folder: Path, suites: Sequence[str] | None = None) -> str:
     blocks = [render_arm_table(table, layout="markdown") for table in arms]
     if suites:
         summary["rows"] = [row for row in summary["rows"] if row["suite"] in suites]
-    source = f"Run: [`results/{folder.name}`](results/{folder.name}/manifest.json). {describe(manifest)}"
-    return "\n\n".join([*(blocks or [render_run_stages(summary, metric)]), source])
+    if not blocks and list_stage_lines(summary["rows"], summary["tests"], metric):
+        blocks = [render_run_stages(summary, metric)]
+    for one in list_comparisons(summary["rows"], summary["tests"]):
+        plot = f"![Accuracy by strategy over tokens]({to_root}results/{folder.name}/{name_plot(one)})"
+        blocks += [render_comparison(one, layout="markdown"), plot]
+    source = (
+        f"Run: [`results/{folder.name}`]({to_root}results/{folder.name}/manifest.json). {describe(manifest)}"
+    )
+    return "\n\n".join([*blocks, source])
+
+
+def draw_plots(results: Path) -> dict[Path, str]:
+    """Every file that plots a recorded comparison of strategies, with its content."""
+    plots: dict[Path, str] = {}
+    for path in sorted(results.glob("*/summary.json")):
+        summary = read_json(path)
+        for one in list_comparisons(summary["rows"], summary.get("tests", ())):
+            plots[path.parent / name_plot(one)] = f"{draw_plot(one)}\n"
+    return plots
+
+
+def name_plot(comparison: Comparison) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", f"{comparison.name} {comparison.arm}".strip().lower()) + ".svg"
 
 
 def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
@@ -284,18 +311,29 @@ def render_table(header: Sequence[str], rows: Rows) -> str:
     return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
 
 
-def main() -> None:
-    stale = []
+def list_files() -> dict[Path, str]:
+    """Every page and plot, with what it should say."""
+    pages = {}
     for page in PAGES:
-        path = ROOT / page
-        text = path.read_text("utf-8")
-        filled = fill_regions(text, ROOT / "results")
-        if filled != text:
-            stale.append(page)
-        if "--check" not in sys.argv[1:]:
-            path.write_text(filled, "utf-8")
-    if stale and "--check" in sys.argv[1:]:
-        sys.exit(f"out of date: {', '.join(stale)}; run `make tables`")
+        text = (ROOT / page).read_text("utf-8")
+        pages[ROOT / page] = fill_regions(text, ROOT / "results", find_root(page))
+    return {**pages, **draw_plots(ROOT / "results")}
+
+
+def find_root(page: str) -> str:
+    """What leads from a page to the README's folder."""
+    return "../" * page.count("/")
+
+
+def main() -> None:
+    files = list_files()
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
+    if "--check" not in sys.argv[1:]:
+        for path in stale:
+            path.write_text(files[path], "utf-8")
+    elif stale:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+        sys.exit(f"out of date: {names}; run `make tables`")
 
 
 if __name__ == "__main__":

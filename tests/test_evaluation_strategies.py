@@ -190,7 +190,7 @@ def test_a_stage_measures_strategies_with_reward_models_of_other_stages(
 
 def test_the_stage_in_the_documentation_is_one() -> None:
     page = (Path(__file__).parents[1] / "docs" / "search.md").read_text("utf-8")
-    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
+    text, _ = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
     (stage,) = yaml.safe_load(text)
     values = {key: stage[key] for key in ("model", "suites")}
     config = parse_config(evaluate.Config, values, where="search.md")

@@ -108,7 +108,13 @@ def test_the_recipe_in_the_documentation_plans_with_every_stage_shown_behind_it(
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md", "docs/search.md"])
 def test_generated_tables_are_what_would_be_generated(page: str, tables: dict[str, Any]) -> None:
     text = (ROOT / page).read_text("utf-8")
-    assert tables["fill_regions"](text, ROOT / "results") == text, "run `make tables`"
+    to_root = tables["find_root"](page)
+    assert tables["fill_regions"](text, ROOT / "results", to_root) == text, "run `make tables`"
+
+
+def test_plots_of_recorded_comparisons_are_what_would_be_drawn(tables: dict[str, Any]) -> None:
+    for path, text in tables["draw_plots"](ROOT / "results").items():
+        assert path.read_text("utf-8") == text, "run `make tables`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -46,6 +46,18 @@ SEARCHED: dict[str, Any] = {
     "max_steps": 3,
     "num_slots": 8,
 }
+COMPARED: dict[str, Any] = {
+    "model": "sft",
+    "suite": {"suite": "quantities", "limit": 4, "options": FAMILY},
+    "strategies": [
+        {"strategy": "majority", "samples": 3},
+        {"strategy": "dvts", "samples": 4, "search": {"subtrees": 2}, "reward_models": ["ppm"]},
+        {"strategy": "mcts", "samples": 2, "search": {"candidates": 2}, "reward_models": [None, "ppm"]},
+    ],
+    "token_budgets": [1, 60],
+    "max_tokens": 20,
+    "num_slots": 8,
+}
 LEARNED: dict[str, Any] = {
     "model": "sft",
     "trees": ["trees"],
@@ -94,6 +106,7 @@ def run_stage(kind: str, values: dict[str, Any], inputs: dict[str, Path], folder
         ("search", {**SEARCHED, "trees": 2, "search": {**SEARCH, "token_budget": 60}}),
         ("search", {**SEARCHED, "reward_model": "ppm", "search": {**SEARCH, "leaves": 2}}),
         ("search", {**SEARCHED, "reward_model": "adapted"}),
+        ("compare_strategies", COMPARED),
         ("step_errors", {"reward_model": "ppm", "planted": {"count": 16, "options": FAMILY}}),
         ("step_errors", {"reward_model": "adapted", "planted": {"count": 16, "options": FAMILY}}),
     ],

@@ -30,7 +30,7 @@ from ponderosa.progress import SILENT, Progress
 from ponderosa.records import Attempt, Problem, Step
 from ponderosa.sandbox import Sandbox
 from ponderosa.search.driver import build_context, run_unit
-from ponderosa.search.registry import check_reward_model, get_strategy
+from ponderosa.search.registry import check_reward_model, find_token_budget, get_strategy
 from ponderosa.search.requests import SearchResult
 from ponderosa.search.solution import Limits, SearchContext, Watch
 from ponderosa.search.strategies import Strategy
@@ -162,6 +162,7 @@ class Reasoner:
             suite_hash=drawn.content_hash,
             strategy=strategy,
             reward_model=self.reward_model and self.reward_model.name,
+            token_budget=find_token_budget(chosen),
             seed=seed,
             eval_s=time.monotonic() - started_at,
         )

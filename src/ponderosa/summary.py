@@ -35,9 +35,9 @@ from ponderosa.stages.rollout import PROBLEMS
 from ponderosa.stages.suite_config import SuiteConfig, draw_problems
 from ponderosa.stages.tree_tables import load_costs, load_solved
 
-MEASURING = ("evaluate", "search", "step_errors")
-"""Stages that leave rows.json and tests.json. Over training seeds there are values of the first two, over arms of
-`evaluate` alone."""
+MEASURING = ("evaluate", "compare_strategies", "search", "step_errors")
+"""Stages that leave rows.json and tests.json. Over training seeds there are values of `evaluate` and `search`, over arms
+of `evaluate` alone."""
 
 
 def write_summary(
@@ -206,14 +206,15 @@ class _Loader:
 
 
 def _read_context(folder: Path, item: SuiteConfig) -> RowContext:
-    """What the rows of one suite share, read back from the first of them."""
+    """What the rows of one suite share, read back from the first of them; older ones say less."""
     rows = read_json(folder / "rows.json")["rows"]
     row = next(row for row in rows if (row["suite"], row["strategy"]) == (item.name, item.strategy))
     return _build_context(row)
 
 
 def _build_context(row: Row) -> RowContext:
-    return RowContext(**{field.name: row[field.name] for field in fields(RowContext)})
+    names = [field.name for field in fields(RowContext)]
+    return RowContext(**{name: row[name] for name in names if name in row})
 
 
 def _is_end(name: str, arm: Arm | None, stages: Sequence[PlannedStage]) -> bool:

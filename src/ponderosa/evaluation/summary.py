@@ -40,7 +40,8 @@ Row = dict[str, Any]
 class RowContext:
     """What every row of one evaluation shares. `train_flops` and `stage_s` are the evaluated stage's own cost.
 
-    reward_model: what scored for the strategy, by the name of its stage or directory; None if nothing did.
+    reward_model: what scored for the strategy, by the name of its stage or directory; None if nothing did. token_budget:
+    the tokens after which the search for one problem's answer ended; None if there was no limit.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class RowContext:
     stage_s: float = 0.0
     eval_s: float = 0.0
     reward_model: str | None = None
+    token_budget: int | None = None
 
 
 Graded = Sequence[GradedAttempt]
@@ -242,6 +244,7 @@ def build_row(
         "slice": slice_name,
         "strategy": context.strategy,
         "reward_model": context.reward_model,
+        "token_budget": context.token_budget,
         "metric": metric,
         "value": fmean(values_P),
         "low": interval.low,

@@ -1,8 +1,6 @@
 """Small SVG charts, drawn by hand: a line chart and a dot-and-whisker chart. Values in, markup out.
 
-A chart is 360 units wide and is laid out at that width or less, so its text keeps its size on a phone. Colours
-are classes (`s0`, `s1`, …), so that light and dark are the style sheet's business. Points that are not finite are
-left out, never drawn somewhere else.
+Points that are not finite are left out, never drawn somewhere else.
 """
 
 import itertools
@@ -10,14 +8,26 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ponderosa.report.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Scale,
+    build_linear_scale,
+    build_log_scale,
+    choose_log_ticks,
+    choose_ticks,
+    draw_chart,
+    draw_x_tick,
+    draw_x_title,
+    draw_y_tick,
+    spell_path,
+)
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import format_interval, format_percent, format_tick
-
-WIDTH, HEIGHT = 360, 225
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 40
-NUM_COLOURS = 6
-
-Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +58,18 @@ def render_curve(series: Series, *, x_title: str, format_x: Callable[[float], st
         return tag("p", "Fewer than two finite points.", class_="missing")
     smooth = _smooth([point.y for point in points])
     low, high = min(min(smooth), _quantile(points, 0.01)), max(point.y for point in points)
-    y = _log_scale(low, high)
-    x = _linear_scale(points[0].x, points[-1].x, LEFT, WIDTH - RIGHT)
+    y = build_log_scale(low, high, HEIGHT - BOTTOM, TOP)
+    x = build_linear_scale(points[0].x, points[-1].x, LEFT, WIDTH - RIGHT)
     kept = _thin(len(points))
     raw = [(x(points[i].x), y(max(points[i].y, low))) for i in kept]
     mean = [(x(points[i].x), y(smooth[i])) for i in kept]
-    return _svg(
+    return draw_chart(
         title,
-        [_y_tick(y(value), format_tick(value)) for value in _log_ticks(low, high)],
-        [_x_tick(x(value), format_x(value)) for value in _nice_ticks(points[0].x, points[-1].x, 4)],
-        _x_title(x_title),
-        tag("polyline", points=_path(raw), class_=f"raw s{series.colour}"),
-        tag("polyline", points=_path(mean), class_=f"mean s{series.colour}"),
+        [draw_y_tick(y(value), format_tick(value)) for value in choose_log_ticks(low, high)],
+        [draw_x_tick(x(value), format_x(value)) for value in choose_ticks(points[0].x, points[-1].x, 4)],
+        draw_x_title(x_title),
+        tag("polyline", points=spell_path(raw), class_=f"raw s{series.colour}"),
+        tag("polyline", points=spell_path(mean), class_=f"mean s{series.colour}"),
     )
 
 
@@ -78,13 +88,13 @@ def render_lines(
     if len(set(xs)) < 2:
         return tag("p", "Fewer than two finite points.", class_="missing")
     low, high = min(0.0, *ys), max(0.0, *ys)
-    x = _linear_scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    y = _linear_scale(low, high, HEIGHT - BOTTOM, TOP)
-    return _svg(
+    x = build_linear_scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y = build_linear_scale(low, high, HEIGHT - BOTTOM, TOP)
+    return draw_chart(
         title,
-        [_y_tick(y(value), format_y(value)) for value in _nice_ticks(low, high, 4)],
-        [_x_tick(x(at), f"{at:,.0f}") for at in _nice_ticks(min(xs), max(xs), 4) if at == round(at)],
-        _x_title(x_title),
+        [draw_y_tick(y(value), format_y(value)) for value in choose_ticks(low, high, 4)],
+        [draw_x_tick(x(at), f"{at:,.0f}") for at in choose_ticks(min(xs), max(xs), 4) if at == round(at)],
+        draw_x_title(x_title),
         [mark for colour, points in lines for mark in _draw_line(points, colour, x, y, is_noisy)],
     )
 
@@ -96,7 +106,7 @@ def render_whiskers(
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(categories))
     step = min(12.0, 0.7 * slot / max(1, len(series)))
     top = _choose_top(series)
-    y = _linear_scale(0.0, top, HEIGHT - BOTTOM, TOP)
+    y = build_linear_scale(0.0, top, HEIGHT - BOTTOM, TOP)
     marks: list[Html] = []
     for rank, one in enumerate(series):
         shift = (rank - (len(series) - 1) / 2) * step
@@ -104,7 +114,7 @@ def render_whiskers(
             (LEFT + slot * (point.x + 0.5) + shift, point) for point in one.points if math.isfinite(point.y)
         ]
         if is_joined and len(placed) > 1:
-            path = _path([(at, y(point.y)) for at, point in placed])
+            path = spell_path([(at, y(point.y)) for at, point in placed])
             marks.append(tag("polyline", points=path, class_=f"join s{one.colour}"))
         marks += [
             _draw_whisker(
@@ -112,11 +122,11 @@ def render_whiskers(
             )
             for at, point in placed
         ]
-    return _svg(
+    return draw_chart(
         title,
-        [_y_tick(y(top * share), f"{100 * top * share:g}%") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
-        [_x_tick(LEFT + slot * (i + 0.5), label) for i, label in enumerate(categories)],
-        _x_title(x_title),
+        [draw_y_tick(y(top * share), f"{100 * top * share:g}%") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        [draw_x_tick(LEFT + slot * (i + 0.5), label) for i, label in enumerate(categories)],
+        draw_x_title(x_title),
         marks,
     )
 
@@ -128,18 +138,18 @@ def render_signed(series: Series, *, x_title: str, title: str) -> Html:
         return tag("p", "No finite points.", class_="missing")
     ends = [end for point in points for end in (point.y, point.low, point.high, 0.0) if end is not None]
     left, right = (choose(0.0, *(point.x for point in points)) for choose in (min, max))
-    x = _linear_scale(left, right, LEFT + 8, WIDTH - RIGHT - 8)
-    y = _linear_scale(min(ends), max(ends), HEIGHT - BOTTOM, TOP)
-    return _svg(
+    x = build_linear_scale(left, right, LEFT + 8, WIDTH - RIGHT - 8)
+    y = build_linear_scale(min(ends), max(ends), HEIGHT - BOTTOM, TOP)
+    return draw_chart(
         title,
-        [_y_tick(y(value), format_tick(value)) for value in _nice_ticks(min(ends), max(ends), 4)],
-        [_x_tick(x(value), f"{value:g}") for value in _nice_ticks(left, right, 5)],
-        _x_title(x_title),
+        [draw_y_tick(y(value), format_tick(value)) for value in choose_ticks(min(ends), max(ends), 4)],
+        [draw_x_tick(x(value), f"{value:g}") for value in choose_ticks(left, right, 5)],
+        draw_x_title(x_title),
         tag("line", x1=x(0), x2=x(0), y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"),
         tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(0), y2=y(0), class_="whisker"),
         tag(
             "polyline",
-            points=_path([(x(point.x), y(point.y)) for point in points]),
+            points=spell_path([(x(point.x), y(point.y)) for point in points]),
             class_=f"join s{series.colour}",
         ),
         [
@@ -188,7 +198,7 @@ def _draw_line(points: Sequence[Point], colour: int, x: Scale, y: Scale, is_nois
     return [
         tag(
             "polyline",
-            points=_path([(x(points[i].x), y(heights[i])) for i in kept]),
+            points=spell_path([(x(points[i].x), y(heights[i])) for i in kept]),
             class_=f"{kind} s{colour}",
         )
         for kind, heights in drawn
@@ -203,62 +213,10 @@ def _draw_whisker(at: float, point: Point, label: str, colour: int, y: Scale) ->
     return tag("g", tag("title", label), whisker, dot)
 
 
-def _svg(title: str, *children: Html | Sequence[Html]) -> Html:
-    return tag(
-        "svg", tag("title", title), children, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart"
-    )
-
-
-def _y_tick(at: float, label: str) -> Html:
-    line = tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid")
-    return tag("g", line, tag("text", label, x=LEFT - 7, y=at + 4, class_="tick end"))
-
-
-def _x_tick(at: float, label: str) -> Html:
-    return tag("text", label, x=at, y=HEIGHT - BOTTOM + 17, class_="tick middle")
-
-
-def _x_title(text: str) -> Html:
-    return tag("text", text, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, class_="axis middle")
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
 def _choose_top(series: Sequence[Series]) -> float:
     """The end of a fraction axis that starts at 0: the smallest round one above every whisker."""
     reach = max((point.high or point.y for one in series for point in one.points), default=1.0)
     return next((top for top in (0.04, 0.1, 0.2, 0.4, 0.6) if reach <= top), 1.0)
-
-
-def _linear_scale(low: float, high: float, start: float, end: float) -> Scale:
-    span = (high - low) or 1.0
-    return lambda value: start + (end - start) * (value - low) / span
-
-
-def _log_scale(low: float, high: float) -> Scale:
-    scale = _linear_scale(math.log(low), math.log(high), HEIGHT - BOTTOM, TOP)
-    return lambda value: scale(math.log(value))
-
-
-def _nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values within [low, high]."""
-    rough = (high - low) / count or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten within [low, high]; round linear values where that gives fewer than three."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    inside = [tick for tick in ticks if low <= tick <= high]
-    if len(inside) > 7:
-        inside = [tick for tick in inside if math.isclose(math.log10(tick), round(math.log10(tick)))]
-    return inside if len(inside) > 2 else [tick for tick in _nice_ticks(low, high, 4) if tick > 0]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_legend, render_whiskers
+from ponderosa.report.axes import NUM_COLOURS
+from ponderosa.report.charts import Point, Series, render_legend, render_whiskers
 from ponderosa.report.html import Html, join, tag
 from ponderosa.report.numbers import MISSING, as_number, format_interval, format_percent, format_range
 from ponderosa.report.run import Record

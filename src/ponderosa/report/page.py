@@ -20,6 +20,7 @@ from ponderosa.report.results import (
 )
 from ponderosa.report.rounds import render_rounds
 from ponderosa.report.run import Run, load_run
+from ponderosa.report.strategies import render_strategies
 from ponderosa.report.sweep import render_arm_tables
 from ponderosa.report.training_curves import render_training
 from ponderosa.report.trees import LEGEND, render_tree, render_trees
@@ -103,6 +104,15 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             render_rounds(run),
         ),
         (
+            "Strategies at equal budget",
+            "One model on the same problems by every strategy, under the same budgets of tokens for a problem: prefilled, "
+            "sampled and scored. Dots stand where the tokens that were really computed are. The first strategy is drawn in "
+            "every chart, with its 95% interval as a band; the others are tested against it under the same budget, exactly, "
+            "two-sided and paired on the same problems. Holm p is corrected over all tests of the comparison. FLOPs are "
+            "counted, seconds measured. Over several training seeds, figures are means with the range of the seeds.",
+            render_strategies(run),
+        ),
+        (
             "First wrong steps",
             "Reward models on solutions whose steps are labelled. The first step with a signal below a threshold is said to "
             "be wrong: its score, or the drop from the score before it. The threshold is chosen on half of the solutions, "
@@ -177,7 +187,9 @@ def _or_missing(content: Html | None, what: str) -> Html:
 
 
 def _render_document(title: str, content: Child) -> Html:
-    style = files("ponderosa.report").joinpath("page.css").read_text("utf-8")
+    style = "".join(
+        files("ponderosa.report").joinpath(name).read_text("utf-8") for name in ("charts.css", "page.css")
+    )
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

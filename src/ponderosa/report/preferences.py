@@ -1,6 +1,7 @@
 """Preference training: margins by step, and against length differences: how much of a preference is one for length."""
 
-from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_signed
+from ponderosa.report.axes import NUM_COLOURS
+from ponderosa.report.charts import Point, Series, render_signed
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_count, format_percent
 from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records

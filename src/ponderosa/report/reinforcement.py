@@ -1,6 +1,6 @@
 """Reinforcement learning, step by step: what was earned, how the policy changed, and whether the numbers can be trusted."""
 
-from ponderosa.report.charts import NUM_COLOURS
+from ponderosa.report.axes import NUM_COLOURS
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import format_amount
 from ponderosa.report.results import list_colours

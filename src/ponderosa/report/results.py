@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ponderosa.report.axes import NUM_COLOURS
 from ponderosa.report.charts import (
-    NUM_COLOURS,
     Point,
     Series,
     render_interval_bar,

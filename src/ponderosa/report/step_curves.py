@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_legend, render_lines
+from ponderosa.report.axes import NUM_COLOURS
+from ponderosa.report.charts import Point, Series, render_legend, render_lines
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number
 from ponderosa.report.run import Record, StageFolder

@@ -9,6 +9,7 @@ from rich.markup import escape as escape_tags
 from ponderosa.report.arms import ArmLine, ArmTable, list_arm_tables
 from ponderosa.report.escape import show_controls
 from ponderosa.report.numbers import (
+    MISSING,
     format_amount,
     format_count,
     format_duration,
@@ -21,7 +22,8 @@ from ponderosa.report.numbers import (
 )
 from ponderosa.report.results import get_metric
 from ponderosa.report.run import Record, as_list, load_run
-from ponderosa.report.table import StageLine, list_stage_lines
+from ponderosa.report.strategies import Answer, Comparison, list_comparisons, name_strategy
+from ponderosa.report.table import StageLine, compute_difference, list_stage_lines
 
 Layout = Literal["text", "markdown"]
 
@@ -51,11 +53,13 @@ def escape_markup(text: str) -> str:
 
 
 def render_run_table(run_dir: Path, *, layout: Layout = "text") -> str:
-    """The stage table of a run folder, by the metric its recipe named beforehand; of a sweep, the arms' tables."""
+    """The stage table of a run folder, by the metric its recipe named beforehand, or of a sweep the arms' tables; then
+    comparisons of strategies."""
     run = load_run(run_dir)
-    if tables := list_arm_tables(run.rows, run.sweep):
-        return "\n\n".join(render_arm_table(table, layout=layout) for table in tables)
-    return render_stage_table(run.rows, run.tests, metric=get_metric(run), layout=layout)
+    compared = [render_comparison(one, layout=layout) for one in list_comparisons(run.rows, run.tests)]
+    arms = [render_arm_table(table, layout=layout) for table in list_arm_tables(run.rows, run.sweep)]
+    stages = render_stage_table(run.rows, run.tests, metric=get_metric(run), layout=layout)
+    return "\n\n".join([*(arms or [stages]), *compared])
 
 
 def render_stage_table(
@@ -80,6 +84,22 @@ def render_arm_table(table: ArmTable, *, layout: Layout = "text") -> str:
         title = f"**{title}**\n"
     cells = [_list_arm_cells(line, table.name_other(line), has_seeds) for line in table.lines]
     return f"{show_controls(title)}\n{_render_table(header, cells, layout)}"
+
+
+def render_comparison(comparison: Comparison, *, layout: Layout = "text") -> str:
+    """A line of what was compared, then each strategy with its accuracy under every budget and its test against the
+    first; in Markdown with intervals and costs too."""
+    title = f"{comparison.name}: {comparison.model}, {format_count(comparison.num_problems)} problems"
+    title += f", {comparison.arm}" if comparison.arm else ""
+    if layout == "markdown":
+        title = f"**{title}**\n"
+    budgets = [f"{format_count(budget)} tokens" for budget in comparison.budgets]
+    cells = []
+    for strategy, reward_model in comparison.contenders:
+        found = [comparison.find((strategy, reward_model), budget) for budget in comparison.budgets]
+        answers = [_describe_answer(one, layout) for one in found]
+        cells.append([name_strategy(strategy), reward_model or MISSING, *answers])
+    return f"{show_controls(title)}\n{_render_table(['strategy', 'reward model', *budgets], cells, layout)}"
 
 
 def render_rows(rows: Sequence[Record], *, layout: Layout = "text") -> str:
@@ -117,6 +137,26 @@ def _list_arm_cells(line: ArmLine, other: str, has_seeds: bool) -> tuple[str, ..
         else "",
         *(format_p(test.get(key)).removeprefix("p = ") for key in ("p_value", "p_holm")),
     )
+
+
+def _describe_answer(answer: Answer | None, layout: Layout) -> str:
+    if answer is None:
+        return MISSING
+    accuracy = format_percent(answer.accuracy.value)
+    tests = [
+        f"{format_points(compute_difference(test))}, {format_p(test.get('p_holm'))}" for test in answer.tests
+    ]
+    if layout == "text":
+        return " ".join([accuracy, *(f"({test})" for test in tests)])
+    is_range = answer.accuracy.num_seeds > 1
+    ends = [end for end in (answer.accuracy.low, answer.accuracy.high) if end is not None]
+    spread = format_range(ends) if is_range else format_interval(answer.accuracy.low, answer.accuracy.high)
+    costs = (
+        f"{format_count(answer.tokens)} tokens",
+        format_amount(answer.flops, "FLOP"),
+        format_amount(answer.seconds, "s"),
+    )
+    return "<br>".join([f"**{accuracy}** {spread}", *tests, ", ".join(costs)])
 
 
 def _describe_seeds(row: Record, values: Sequence[float]) -> str:

@@ -3,7 +3,8 @@
 A policy gradient's objective is not among them: it is near 0 whatever is learned (see `reinforcement`).
 """
 
-from ponderosa.report.charts import NUM_COLOURS, Point, Series, render_curve
+from ponderosa.report.axes import NUM_COLOURS
+from ponderosa.report.charts import Point, Series, render_curve
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_amount, format_count, format_percent
 from ponderosa.report.results import list_colours

@@ -56,6 +56,21 @@ def check_reward_model(strategy: Strategy, *, is_given: bool) -> None:
         )
 
 
+def find_token_budget(strategy: Strategy) -> int | None:
+    """Tokens of a problem after which its search ends; None if nothing but its samples ends it."""
+    budget: int | None = getattr(strategy, "token_budget", None)
+    return budget
+
+
+def check_takes_budget(name: str) -> None:
+    """Raises ConfigError for a strategy that knows no token budget."""
+    budgeted = [name for name, cls in CLASSES.items() if "token_budget" in cls.model_fields]
+    if name in CLASSES and name not in budgeted:
+        raise ConfigError(
+            f"strategy {name!r} takes no token_budget; use one that does: {', '.join(budgeted)}"
+        )
+
+
 def check_grows_tree(name: str) -> None:
     """Raises ConfigError for a strategy that grows no tree to look at."""
     strategy = get_strategy(name)

@@ -10,9 +10,11 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+from ponderosa.evaluation.suites import find_suite
 from ponderosa.ledger import Ledger
 from ponderosa.stages.model_shape import ModelShape
 from ponderosa.stages.problem_sources import ProblemConfig
+from ponderosa.stages.suite_config import DrawnSuite
 from ponderosa.tasks.jsonl import JsonlTask
 from ponderosa.tasks.registry import get_task
 
@@ -120,6 +122,12 @@ def count_problems(task: str, split: str, count: int | None, base: Path) -> floa
         return count
     found = get_task(task, base)
     return len(found.load(split).problems) if isinstance(found, JsonlTask) else UNKNOWN
+
+
+def count_suite(item: DrawnSuite, base: Path) -> float:
+    """How many problems a suite has at most."""
+    suite = find_suite(item.suite)
+    return count_problems(*item.describe_draw(), suite.limit if item.limit is None else item.limit, base)
 
 
 def count_asked(config: ProblemConfig, upstream: Upstream, base: Path) -> float:

@@ -9,7 +9,6 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from ponderosa.evaluation.suites import find_suite
 from ponderosa.stages import dpo, evaluate, import_model, midtrain, pairs, pivotal, pretrain, rl, rollout, sft
 from ponderosa.stages.bounds import (
     UNKNOWN,
@@ -25,6 +24,7 @@ from ponderosa.stages.bounds import (
     bound_lengths,
     count_asked,
     count_problems,
+    count_suite,
     estimate_sampling,
     find_products,
     find_shape,
@@ -34,6 +34,7 @@ from ponderosa.stages.solutions import Config as SolutionsConfig
 from ponderosa.stages.tokenizer import Config as TokenizerConfig
 from ponderosa.stages.training_data import SolutionData
 from ponderosa.stages.tree_estimates import (
+    estimate_comparison,
     estimate_reward_model,
     estimate_search,
     estimate_step_errors,
@@ -132,9 +133,7 @@ def _estimate_evaluate(config: evaluate.Config, upstream: Upstream, base: Path) 
     shape = find_shape(upstream, config.model)
     num_attempts = 0.0
     for item in config.suites:
-        suite = find_suite(item.suite)
-        count = suite.limit if item.limit is None else item.limit
-        num_problems = count_problems(suite.task, item.split or suite.split, count, base)
+        num_problems = count_suite(item, base)
         drawn = {"greedy": 1.0, "sample": item.samples, "majority": item.samples}
         num_attempts += num_problems * drawn.get(item.strategy, UNKNOWN)
     return estimate_sampling(num_attempts, bound_lengths(config.max_tokens, shape), shape)
@@ -214,5 +213,6 @@ ESTIMATORS: Mapping[str, Callable[[Any, Upstream, Path], Estimate]] = {
     "rl": _estimate_rl,
     "tree_rl": estimate_tree_rl,
     "evaluate": _estimate_evaluate,
+    "compare_strategies": estimate_comparison,
     "step_errors": estimate_step_errors,
 }

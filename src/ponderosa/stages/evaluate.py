@@ -7,25 +7,17 @@ Writes rows.json, tests.json, samples.json, attempts/SUITE.parquet, verdicts/SUI
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from ponderosa.artifacts import Journal, read_json, spent_seconds, write_json
+from ponderosa.artifacts import read_json, spent_seconds, write_json
 from ponderosa.config import suggest
-from ponderosa.engines.codec import load_codec
-from ponderosa.engines.loading import build_engine, load_trunk
-from ponderosa.engines.native import NativeEngine
 from ponderosa.engines.protocol import Sampling
-from ponderosa.engines.scorer import NativeScorer
 from ponderosa.errors import ConfigError
-from ponderosa.evaluation.protocol import evaluate_model
 from ponderosa.evaluation.samples import select_samples
-from ponderosa.evaluation.suites import Suite, find_suite
+from ponderosa.evaluation.suites import Suite
 from ponderosa.evaluation.summary import (
     ACCURACY,
     RowContext,
@@ -36,21 +28,15 @@ from ponderosa.evaluation.summary import (
     list_metrics,
     summarise,
 )
-from ponderosa.formats import PromptFormat, load_format
 from ponderosa.ledger import Ledger
 from ponderosa.records import GradedAttempt
-from ponderosa.sandbox import Sandbox
-from ponderosa.search.driver import build_context
-from ponderosa.search.solution import Limits
+from ponderosa.search.registry import find_token_budget
 from ponderosa.stages.attempt_tables import count_costs, load_graded, save_graded
-from ponderosa.stages.policy import describe_policy, load_scorer_for
+from ponderosa.stages.measuring import open_measuring
 from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
-from ponderosa.stages.suite_config import SuiteConfig, draw_problems
-from ponderosa.tasks.registry import get_task
-from ponderosa.verify import Grader
+from ponderosa.stages.suite_config import SuiteConfig, draw_suite
 
 VERSION = 2
-MODEL = "model"
 
 
 class Config(StageConfig):
@@ -92,18 +78,14 @@ class Config(StageConfig):
         return self.metric if item.settled_from is None else ACCURACY
 
     def keep_problems(self, seed: int) -> Self:
-        suites = [
-            item if item.seed is not None else item.model_copy(update={"seed": seed}) for item in self.suites
-        ]
-        return self.model_copy(update={"suites": tuple(suites)})
+        return self.model_copy(update={"suites": tuple(item.keep_problems(seed) for item in self.suites)})
 
     def hash_inputs(self, base: Path) -> dict[str, str]:
-        hashes = {item.suite: get_task(find_suite(item.suite).task, base).source_hash for item in self.suites}
+        hashes = {item.suite: item.hash_source(base) for item in self.suites}
         return {name: value for name, value in hashes.items() if value}
 
     def draws(self) -> tuple[Draw, ...]:
-        suites = [(find_suite(item.suite), item.split) for item in self.suites]
-        return tuple(Draw(suite.task, split or suite.split) for suite, split in suites)
+        return tuple(item.describe_draw() for item in self.suites)
 
 
 def run(config: Config, context: Context) -> Outcome:
@@ -114,21 +96,29 @@ def run(config: Config, context: Context) -> Outcome:
     samples: list[dict[str, Any]] = []
     reasons: dict[str, dict[str, int]] = {}
     dropped: Counter[str] = Counter()
-    with _open_bench(config, context) as bench:
+    reward_models = {item.reward_model for item in config.suites}
+    with open_measuring(config.model, reward_models, context, num_slots=config.num_slots) as measuring:
         for item in config.suites:
             with spent_seconds(context.folder / f"seconds-{item.file_name}.json") as read_seconds:
                 suite = draw_suite(item, context)
-                graded = bench.measure(suite, item, config.max_tokens, context)
+                graded = measuring.measure(
+                    suite,
+                    item.get_strategy(),
+                    sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
+                    max_tokens=config.max_tokens,
+                    reward_model=item.reward_model,
+                )
                 eval_s = read_seconds()
             dropped.update(Counter(f"{item.name}: {row.reason}" for row in suite.quarantined))
             row_context = RowContext(
                 stage=config.model,
                 model=config.model,
-                model_id=bench.engine.model_id,
+                model_id=measuring.engine.model_id,
                 suite=item.name,
                 suite_hash=suite.content_hash,
                 strategy=item.strategy,
                 reward_model=item.reward_model,
+                token_budget=find_token_budget(item.get_strategy()),
                 seed=context.seed,
                 train_flops=trained["train_flops"],
                 stage_s=trained["seconds"],
@@ -145,77 +135,6 @@ def run(config: Config, context: Context) -> Outcome:
     write_json(context.folder / "tests.json", correct_family(tests) if tests else [])
     write_json(context.folder / "samples.json", samples)
     return Outcome(ledger=ledger, kept=len(rows), dropped=dict(dropped), facts={"reasons": reasons})
-
-
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """A model with all that measuring it takes."""
-
-    engine: NativeEngine
-    scorers: Mapping[str, NativeScorer]
-    prompt_format: PromptFormat
-    sandbox: Sandbox
-    grader: Grader
-    journal: Journal
-
-    def measure(
-        self, suite: Suite, item: SuiteConfig, max_tokens: int, context: Context
-    ) -> list[GradedAttempt]:
-        """Every attempt at the suite, graded."""
-        scorer = self.scorers[item.reward_model] if item.reward_model else None
-        return evaluate_model(
-            self.engine,
-            self.sandbox,
-            self.grader,
-            suite,
-            item.get_strategy(),
-            build_context(
-                self.engine,
-                self.prompt_format,
-                seed=context.seed,
-                sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
-                limits=Limits(max_tokens=max_tokens),
-                scorer=scorer,
-            ),
-            self.journal,
-            scorer=scorer,
-            progress=context.progress,
-        )
-
-
-@contextmanager
-def _open_bench(config: Config, context: Context) -> Iterator[_Bench]:
-    model_dir = context.inputs[config.model] / MODEL
-    prompt_format = load_format(model_dir)
-    dtype = "float32" if context.dtype == "auto" else context.dtype
-    trunk = load_trunk(model_dir, device=context.device, dtype=dtype)
-    engine = build_engine(trunk, num_slots=config.num_slots)
-    policy = describe_policy(load_codec(model_dir), prompt_format, engine.model_id)
-    scorers = {
-        name: load_scorer_for(
-            policy,
-            context.inputs[name] / MODEL,
-            where=name,
-            device=context.device,
-            dtype=dtype,
-            in_use=trunk,
-        )
-        for name in {item.reward_model for item in config.suites if item.reward_model}
-    }
-    with (
-        Sandbox(workers=context.workers) as sandbox,
-        Grader(num_workers=context.workers) as grader,
-        Journal(context.folder / "journal.jsonl") as journal,
-    ):
-        yield _Bench(engine, scorers, prompt_format, sandbox, grader, journal)
-
-
-def draw_suite(item: SuiteConfig, context: Context) -> Suite:
-    """The suite's problems for this recipe's seed; rows of a file that are not asked are told about."""
-    suite = draw_problems(item, context.seed, context.base)
-    for line in suite.left_out:
-        context.progress.say(f"left out {line}")
-    return suite
 
 
 def load_earlier(folder: Path, item: SuiteConfig) -> list[GradedAttempt]:

@@ -118,6 +118,7 @@ STAGES = {
     "rl": "a model trained on its own attempts by policy gradients with verifiable rewards",
     "tree_rl": "a model trained by policy gradients on the search trees it grew, each step by its own value",
     "evaluate": "a model measured on suites, with intervals and paired tests",
+    "compare_strategies": "one model's strategies measured at equal token budgets, with paired tests",
     "step_errors": "a reward model measured by the first wrong steps it finds in labelled solutions",
 }
 
@@ -138,6 +139,7 @@ PRODUCTS = {
     "rl": "model",
     "tree_rl": "model",
     "evaluate": "evaluation",
+    "compare_strategies": "comparison",
     "step_errors": "step_errors",
 }
 """What a stage of each kind leaves for others."""

@@ -1,17 +1,20 @@
-"""What search trees, and what is made of them, cost at most.
+"""What search trees, what is made of them, and answers under a token budget cost at most.
 
 Of a tree only its limits are known: every simulation is taken to go down as many steps as it may, past nothing but new
 candidates, each of which fills what its solution has left; a token budget bounds it better. What is made of trees is
 bounded as if all their nodes were of use, each behind the longest prefix.
 """
 
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from ponderosa.data.step_pairs import StepPairRules
 from ponderosa.search.labelling import TreeSearch
-from ponderosa.stages import reward_model, search, step_errors, tree_rl
+from ponderosa.search.mcts import MCTS
+from ponderosa.search.strategies import Strategy
+from ponderosa.stages import compare_strategies, reward_model, search, step_errors, tree_rl
 from ponderosa.stages.bounds import (
     UNKNOWN,
     Estimate,
@@ -20,9 +23,11 @@ from ponderosa.stages.bounds import (
     Upstream,
     bound_lengths,
     count_asked,
+    count_suite,
     find_products,
     find_shape,
 )
+from ponderosa.stages.model_shape import ModelShape
 
 
 class GrownTree(NamedTuple):
@@ -45,12 +50,38 @@ def bound_tree(tree_search: TreeSearch, max_steps: int, lengths: Lengths, *, num
     num_sampled = num_nodes * lengths.written
     num_computed = num_models * (lengths.prompt + num_sampled)
     if tree_search.token_budget is not None:
-        beyond = (tree_search.leaves * tree_search.candidates + 1) * lengths.written
-        prompts = (num_models - 1) * lengths.prompt
-        spent = max(tree_search.token_budget, lengths.prompt) + prompts + num_models * beyond
-        num_sampled = min(num_sampled, tree_search.token_budget + beyond)
-        num_computed = min(num_computed, spent)
+        side_by_side = tree_search.leaves * tree_search.candidates
+        sampled, computed = bound_spending(
+            tree_search.token_budget, side_by_side + 1, lengths, num_models=num_models
+        )
+        num_sampled, num_computed = min(num_sampled, sampled), min(num_computed, computed)
     return GrownTree(min(num_parents, num_sampled), min(num_nodes, num_sampled), num_sampled, num_computed)
+
+
+def bound_spending(
+    token_budget: int, num_beyond: int, lengths: Lengths, *, num_models: int
+) -> tuple[float, float]:
+    """Tokens sampled and computed until a search ends, if behind its budget it writes so many solutions' worth."""
+    beyond = num_beyond * lengths.written
+    prompts = max(token_budget, lengths.prompt) + (num_models - 1) * lengths.prompt
+    return token_budget + beyond, prompts + num_models * beyond
+
+
+def bound_answer(
+    strategy: Strategy, token_budget: int, lengths: Lengths, *, num_models: int
+) -> tuple[float, float]:
+    """Tokens sampled and computed for one answer under a budget.
+
+    Of independent attempts nobody knows how many a budget pays for, only how many there are at most. Beams may end a
+    round of candidates behind it, and then each of the partial solutions that they kept.
+    """
+    if not strategy.grows_tree:
+        num_sampled = strategy.num_attempts * lengths.written
+        return num_sampled, num_models * (lengths.prompt + num_sampled)
+    num_beyond = 2 * strategy.num_attempts
+    if isinstance(strategy, MCTS):
+        num_beyond = strategy.leaves * strategy.candidates + 1
+    return bound_spending(token_budget, num_beyond, lengths, num_models=num_models)
 
 
 def count_simulations(tree_search: TreeSearch) -> int:
@@ -67,10 +98,31 @@ def estimate_search(config: search.Config, upstream: Upstream, base: Path) -> Es
     tree = bound_tree(config.search, config.max_steps, lengths, num_models=len(shapes))
     num_problems = count_asked(config, upstream, base)
     num_trees = num_problems * config.trees
-    is_computed_again = any(lengths.whole > (shape.long_rope_after or inf) for shape in shapes)
-    token_flops = UNKNOWN if is_computed_again else max(shape.compute_attempt_flops(1) for shape in shapes)
+    token_flops = price_token(shapes, lengths)
     product = Trees(num_problems, config.trees, tree.num_parents, tree.num_nodes, lengths)
     return Estimate(0.0, num_trees * tree.num_sampled, num_trees * tree.num_computed * token_flops, product)
+
+
+def estimate_comparison(config: compare_strategies.Config, upstream: Upstream, base: Path) -> Estimate:
+    """Every strategy with each of its reward models under every budget, every token at the price of the dearer model."""
+    lengths = bound_lengths(config.max_tokens, find_shape(upstream, config.model))
+    num_problems = count_suite(config.suite, base)
+    sampled, flops = 0.0, 0.0
+    for one in config.list_contenders():
+        names = [config.model, *([one.reward_model] if one.reward_model else [])]
+        token_flops = price_token([find_shape(upstream, name) for name in names], lengths)
+        for budget in config.token_budgets:
+            strategy = one.entry.get_strategy(budget)
+            num_sampled, num_computed = bound_answer(strategy, budget, lengths, num_models=len(names))
+            sampled += num_problems * num_sampled
+            flops += num_problems * num_computed * token_flops
+    return Estimate(0.0, sampled, flops)
+
+
+def price_token(shapes: Sequence[ModelShape], lengths: Lengths) -> float:
+    """FLOPs of a token by the dearest of these models; unknown where LongRoPE has prefixes computed again."""
+    is_computed_again = any(lengths.whole > (shape.long_rope_after or inf) for shape in shapes)
+    return UNKNOWN if is_computed_again else max(shape.compute_attempt_flops(1) for shape in shapes)
 
 
 def estimate_reward_model(config: reward_model.Config, upstream: Upstream, base: Path) -> Estimate:
