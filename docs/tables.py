@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 
 from ponderosa.artifacts import read_json
 from ponderosa.report.arms import list_arm_tables
+from ponderosa.report.coverage import list_coverage
 from ponderosa.report.numbers import (
     MISSING,
     format_amount,
@@ -36,7 +37,7 @@ from ponderosa.report.numbers import (
 )
 from ponderosa.report.strategies import Comparison, draw_plot, list_comparisons
 from ponderosa.report.table import StageLine, list_shown_rows, list_stage_lines
-from ponderosa.report.terminal import render_arm_table, render_comparison
+from ponderosa.report.terminal import render_arm_table, render_comparison, render_coverage
 from ponderosa.search.registry import CLASSES
 from ponderosa.stages.stage import STAGES, get_stage
 from ponderosa.tasks.quantities.task import QuantitiesOptions
@@ -75,8 +76,8 @@ def render_region(name: str, results: Path, to_root: str = "") -> str:
 
 
 def render_run(folder: Path, suites: Sequence[str] | None = None, to_root: str = "") -> str:
-    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms; and
-    its comparisons of strategies.
+    """A recorded run: one line for each model and suite, its slices beside it; of a sweep, the tables of its arms; what
+    its searches covered, and its comparisons of strategies.
 
     suites: the only ones to show.
     """
@@ -90,6 +91,8 @@ def render_run(folder: Path, suites: Sequence[str] | None = None, to_root: str =
         summary["rows"] = [row for row in summary["rows"] if row["suite"] in suites]
     if not blocks and list_stage_lines(summary["rows"], summary["tests"], metric):
         blocks = [render_run_stages(summary, metric)]
+    if covered := list_coverage(summary["rows"], summary["tests"]):
+        blocks.append(render_coverage(covered, layout="markdown"))
     for one in list_comparisons(summary["rows"], summary["tests"]):
         plot = f"![Accuracy by strategy over tokens]({to_root}results/{folder.name}/{name_plot(one)})"
         blocks += [render_comparison(one, layout="markdown"), plot]

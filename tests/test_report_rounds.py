@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ponderosa.artifacts import read_json
+from ponderosa.evaluation.joint import compare_searches, summarise_evaluations
 from ponderosa.evaluation.renumbering import RENUMBERING
 from ponderosa.evaluation.summary import RowContext, build_row
 from ponderosa.evaluation.tree_summary import (
@@ -21,14 +22,16 @@ from ponderosa.evaluation.tree_summary import (
     summarise_trees,
 )
 from ponderosa.metrics import compute_wilson_interval
-from ponderosa.planning import plan_runs
+from ponderosa.planning import PlannedStage, plan_runs
 from ponderosa.records import Cost, GradedTree, Problem, Verdict
 from ponderosa.report import write_report
+from ponderosa.report.coverage import list_coverage
 from ponderosa.report.rounds import list_lines, render_rounds
 from ponderosa.report.run import Record, Run, load_run
+from ponderosa.report.terminal import render_coverage
 from ponderosa.stages.attempt_tables import save_problems
 from ponderosa.stages.tree_tables import save_trees
-from ponderosa.summary import write_summary
+from ponderosa.summary import load_searches, write_summary
 from synthetic_run import write_json
 from test_report import _replace_some
 from tiny_runs import GROWN, build_recipe
@@ -134,7 +137,7 @@ def test_two_searches_are_tested_on_each_slice_by_which_problems_only_one_of_the
     assert hard["p_holm"] == pytest.approx(3 * hard["p_value"])
 
 
-def save_search(folder: Path, problems: Sequence[Problem], num_solved: int) -> None:
+def save_search(folder: Path, problems: Sequence[Problem], num_solved: int, seed: int = 0) -> None:
     """What the summary reads of a finished search that solved its first problems."""
     trees = [
         GradedTree(build_tree(build_node(), problem_id=one.id), {0: RIGHT if place < num_solved else WRONG})
@@ -143,7 +146,8 @@ def save_search(folder: Path, problems: Sequence[Problem], num_solved: int) -> N
     save_trees(folder, trees)
     save_problems(folder / "problems.parquet", problems)
     suite_hash = "".join(one.id for one in problems)
-    context = RowContext("policy", "policy", "m", folder.name, suite_hash, "tree_search", 0)
+    name = folder.name.rpartition("-")[0]
+    context = RowContext("policy", "policy", "m", name, suite_hash, "tree_search", seed)
     stripped = [strip_nodes(one) for one in trees]
     rows = build_tree_rows(context, problems, stripped, simulations=16, occupancy=1.0, seed=0)
     write_json(folder / "rows.json", {"schema": 1, "rows": rows})
@@ -173,6 +177,54 @@ def test_a_summary_tests_each_search_against_the_one_before_it_of_the_same_probl
     assert [test.get("seed") for test in whole] == ([3, 3, 4, 4] if len(seeds) > 1 else [None] * 2)
     assert (whole[0]["only_a"], whole[0]["only_b"], whole[0]["n"]) == (0, 2, 24)
     assert len(tests) == 4 * len(whole)
+
+
+def test_searches_of_the_same_problems_at_all_seeds_are_summed_up_and_tested_over_seeds(
+    tmp_path: Path,
+) -> None:
+    source = {"task": "quantities", "count": 9}
+    names = ("coverage-0", "trees-1", "coverage-1")
+    searches = [{"name": name, "use": "search", "model": "base", "sources": [source]} for name in names]
+    recipe = build_recipe(*GROWN, *searches, seeds=[3, 4])
+    stages = [stage for stage in plan_runs(recipe, tmp_path) if stage.kind == "search"]
+    for stage in stages:
+        problems = PROBLEMS[stage.seed :] if stage.name == "trees-1" else PROBLEMS
+        save_search(
+            tmp_path / "stages" / stage.folder_name,
+            problems,
+            12 if stage.name == "coverage-1" else stage.seed,
+            stage.seed,
+        )
+    found = load_searches(tmp_path, recipe, stages)
+    assert [one.stage for one in found] == ["coverage-0", "coverage-1"]
+    rows = summarise_evaluations(found)
+    first, last = (pick([row for row in rows if row["suite"] == name], "coverage") for name in names[::2])
+    assert (first["value"], first["seeds"], first["n"]) == (3.5 / 24, [3, 4], 24)
+    assert first["low"] < 3.5 / 24 < first["high"]
+    tests = compare_searches(found)
+    assert (tests[0]["a"], tests[0]["b"], tests[0]["slice"]) == ("coverage-0", "coverage-1", "all")
+    assert (tests[0]["value_b"], [one["only_b"] for one in tests[0]["by_seed"]]) == (0.5, [9, 8])
+
+    (line, later) = list_coverage([*_list_single(tmp_path, stages), *rows], tests)
+    assert (line.search, line.row, line.seed_values, line.test) == (
+        "coverage-0",
+        first,
+        [3 / 24, 4 / 24],
+        None,
+    )
+    assert (later.row, later.test, list(later.slices)) == (last, tests[0], list(SLICES))
+    shown = render_coverage([line, later], layout="markdown")
+    assert "| coverage-1 | policy | 50.0% |" in shown
+    assert "against coverage-0" in shown
+
+
+SLICES = ("operations=3", "operations=4", "operations=10")
+
+
+def _list_single(out: Path, stages: Sequence[PlannedStage]) -> list[Record]:
+    """The rows of every seed of the searches that all seeds share."""
+    files = [out / "stages" / one.folder_name / "rows.json" for one in stages if one.name != "trees-1"]
+    return [row for one in files for row in read_json(one)["rows"]]
 
 
 # The report

@@ -7,6 +7,7 @@ from typing import Literal
 from rich.markup import escape as escape_tags
 
 from ponderosa.report.arms import ArmLine, ArmTable, list_arm_tables
+from ponderosa.report.coverage import CoverageLine, list_coverage
 from ponderosa.report.escape import show_controls
 from ponderosa.report.numbers import (
     MISSING,
@@ -54,12 +55,13 @@ def escape_markup(text: str) -> str:
 
 def render_run_table(run_dir: Path, *, layout: Layout = "text") -> str:
     """The stage table of a run folder, by the metric its recipe named beforehand, or of a sweep the arms' tables; then
-    comparisons of strategies."""
+    what searches covered, and comparisons of strategies."""
     run = load_run(run_dir)
+    covered = [render_coverage(lines, layout=layout)] if (lines := list_coverage(run.rows, run.tests)) else []
     compared = [render_comparison(one, layout=layout) for one in list_comparisons(run.rows, run.tests)]
     arms = [render_arm_table(table, layout=layout) for table in list_arm_tables(run.rows, run.sweep)]
     stages = render_stage_table(run.rows, run.tests, metric=get_metric(run), layout=layout)
-    return "\n\n".join([*(arms or [stages]), *compared])
+    return "\n\n".join([*(arms or [stages]), *covered, *compared])
 
 
 def render_stage_table(
@@ -84,6 +86,47 @@ def render_arm_table(table: ArmTable, *, layout: Layout = "text") -> str:
         title = f"**{title}**\n"
     cells = [_list_arm_cells(line, table.name_other(line), has_seeds) for line in table.lines]
     return f"{show_controls(title)}\n{_render_table(header, cells, layout)}"
+
+
+def render_coverage(lines: Sequence[CoverageLine], *, layout: Layout = "text") -> str:
+    """What each search covered, over all problems and by slice, and its test against the last of the same problems."""
+    slices = list(dict.fromkeys(name for line in lines for name in line.slices))
+    has_seeds = any(line.seed_values for line in lines)
+    header = ["search", "by", "coverage", "95% interval", *(["seeds"] if has_seeds else []), "n"]
+    header += [name.replace("=", " ") for name in slices]
+    header += ["false positives", "tokens", "FLOP a problem", "against the search before"]
+    cells = [
+        [
+            line.search,
+            line.searcher,
+            format_percent(line.row.get("value")),
+            format_interval(line.row.get("low"), line.row.get("high")),
+            *(
+                ([_describe_seeds(line.row, line.seed_values)] if line.seed_values else [MISSING])
+                if has_seeds
+                else []
+            ),
+            format_count(line.row.get("n")),
+            *(
+                format_percent(line.slices[name].get("value")) if name in line.slices else MISSING
+                for name in slices
+            ),
+            MISSING if line.false_positives is None else format_percent(line.false_positives.value),
+            format_count(line.tokens),
+            format_amount(line.flops),
+            _describe_test(line.test),
+        ]
+        for line in lines
+    ]
+    return _render_table(header, cells, layout)
+
+
+def _describe_test(test: Record | None) -> str:
+    if test is None:
+        return MISSING
+    return (
+        f"{format_points(compute_difference(test))} ({format_p(test.get('p_value'))}) against {test.get('a')}"
+    )
 
 
 def render_comparison(comparison: Comparison, *, layout: Layout = "text") -> str:
