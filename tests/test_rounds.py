@@ -9,6 +9,7 @@ import yaml
 from ponderosa.errors import ConfigError
 from ponderosa.planning import PlannedStage, find_recipe, load_recipe, plan_recipe, plan_runs
 from ponderosa.rounds import expand_rounds
+from ponderosa.stages import search, solutions
 from tiny_runs import FAMILY, GROWN
 
 ASKED = {
@@ -119,6 +120,29 @@ def test_shipped_rounds_search_with_what_the_round_before_left_and_train_from_on
     assert needs["policy-2"][-1] == needs["ppm-2"][-1] == "trees-2"
     assert needs["ppm-2"][0] == "policy-2"
     assert needs["evaluate-2"] == ("policy-2", "evaluate-1")
+
+
+def test_countdown_is_shown_to_the_model_in_at_most_500_solutions_of_its_easiest_levels() -> None:
+    stages = {
+        stage.name: stage.config
+        for stage in plan_recipe(load_recipe(find_recipe("countdown-evolution")), Path())
+    }
+    worked = [
+        source
+        for config in stages.values()
+        if isinstance(config, solutions.Config)
+        for source in config.sources
+        if source.task == "gym/countdown"
+    ]
+    searched = [
+        source.options["max_numbers"]
+        for name, config in stages.items()
+        if isinstance(config, search.Config) and name.startswith("trees-")
+        for source in config.sources
+    ]
+    assert [(source.count, source.options["max_numbers"]) for source in worked] == [(500, 3)]
+    assert searched == [4, 4, 5]
+    assert {need.stage for need in stages["textbook"].needs()} == {"problems"}
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ SUITES = {
     "gym/gsm_symbolic": SuiteRecipe("gym/gsm_symbolic", limit=DEFAULT_LIMIT),
     "gym/chain_sum": SuiteRecipe("gym/chain_sum", limit=DEFAULT_LIMIT),
     "gym/basic_arithmetic": SuiteRecipe("gym/basic_arithmetic", limit=DEFAULT_LIMIT),
+    "gym/countdown": SuiteRecipe("gym/countdown", slice_keys=("level",), limit=DEFAULT_LIMIT),
 }
 
 

@@ -29,7 +29,7 @@ from ponderosa.tasks.jsonl import JsonlTask
 from ponderosa.tasks.quantities.task import QuantitiesTask
 from ponderosa.tasks.registry import get_task
 from ponderosa.tasks.worked import Unsolved, WorkedSolution, WorkedTask
-from ponderosa.verify import answer_from_attempt, compare_answers
+from ponderosa.verify import Grader, answer_from_attempt, compare_answers, get_verifier
 
 VERSION = 2
 UNIT_PROBLEMS = 500
@@ -85,6 +85,7 @@ def load_solutions(folder: Path) -> Iterator[tuple[Problem, WorkedSolution]]:
             answer=row["answer"],
             source=row["source"],
             split=row["split"],
+            verifier=row.get("verifier") or "answer",
             meta=json.loads(row["meta"]),
             id=row["id"],
         )
@@ -134,14 +135,15 @@ def work_out_problems(
         for item in worked
     ]
     executions = sandbox.run_many(codes)
-    return [
-        _build_record(problem, item, runs)
-        for problem, item, runs in zip(problems, worked, executions, strict=True)
-    ]
+    with Grader() as grader:
+        return [
+            _build_record(problem, item, runs, grader)
+            for problem, item, runs in zip(problems, worked, executions, strict=True)
+        ]
 
 
 def _build_record(
-    problem: Problem, worked: WorkedSolution | Unsolved, executions: Sequence[Any]
+    problem: Problem, worked: WorkedSolution | Unsolved, executions: Sequence[Any], grader: Grader
 ) -> dict[str, Any]:
     key = {"source": problem.source, "id": problem.id}
     if isinstance(worked, Unsolved):
@@ -159,17 +161,25 @@ def _build_record(
             Step(step.text, step.code, execution.output.removesuffix("\n") or None, execution.outcome)
         )
     answer = answer_from_attempt("", steps)
-    if answer is None or problem.answer is None or not compare_answers(problem.answer, answer):
+    if answer is None or not _is_right(problem, answer, grader):
         return {**key, "reason": "wrong_answer"}
     return {
         **key,
         "question": problem.question,
         "answer": problem.answer,
         "split": problem.split,
+        "verifier": problem.verifier,
         "prose": worked.prose,
         "steps": json.dumps([[s.text, s.code, s.observation, s.outcome] for s in steps]),
         "meta": json.dumps(dict(problem.meta)),
     }
+
+
+def _is_right(problem: Problem, answer: str, grader: Grader) -> bool:
+    """Whether the problem's verifier takes the answer; where that compares with a gold answer, in this process."""
+    if problem.verifier == "answer":
+        return problem.answer is not None and compare_answers(problem.answer, answer) is True
+    return get_verifier(problem.verifier).verify(problem, answer, grader).correct
 
 
 def _batched(problems: Iterable[Problem], size: int) -> Iterator[list[Problem]]:

@@ -5,6 +5,8 @@ scorers evaluate Python taken from the answer, and several generators depend on 
 fixes. Seeds are hashed (reasoning-gym adds index to seed, so neighbouring seeds share nearly all their items); the
 split of a problem is a hash of its question, so splits are disjoint under every seed. An answer is right if it
 scores 1.0; partial credit can be earned by padding and is ignored.
+
+`gym/countdown` works its problems out (`ponderosa.tasks.countdown`), and splits them by puzzle, not by wording.
 """
 
 import atexit
@@ -24,6 +26,7 @@ from ponderosa.identity import derive_seed, split_bucket
 from ponderosa.records import Outcome, Problem, Verdict
 from ponderosa.sandbox.cpython import ForkServer
 from ponderosa.sandbox.execution import Execution, Limits
+from ponderosa.tasks import countdown
 from ponderosa.tasks.gym_catalogue import (
     GYM_TASKS,
     REFUSED,
@@ -32,6 +35,7 @@ from ponderosa.tasks.gym_catalogue import (
     is_well_formed,
 )
 from ponderosa.tasks.registry import GYM_PREFIX
+from ponderosa.tasks.worked import Unsolved, WorkedSolution
 from ponderosa.verify import Grader
 
 VERIFIER = "reasoning_gym"
@@ -67,12 +71,12 @@ class GymTask:
             seeds = [_derive_item_seed(self.gym_name, seed, draw + offset) for offset in range(BATCH)]
             draw += BATCH
             for item in generate_items(self.gym_name, options, seeds):
-                question, answer, _ = item
+                answer, content = item[1], self.identify(item)
                 is_readable = answer is None or is_well_formed(self.gym_name, answer, answer)
-                if question in seen or not is_readable or not low <= split_bucket(question) < high:
+                if content in seen or not is_readable or not low <= split_bucket(content) < high:
                     barren += 1
                     continue
-                seen.add(question)
+                seen.add(content)
                 barren = 0
                 yield self._build_problem(item, options, split)
                 if len(seen) == count:
@@ -83,6 +87,15 @@ class GymTask:
                     f"{len(seen)} of {count} found; ask for fewer or make it harder"
                 )
 
+    def identify(self, item: list[Any]) -> str:
+        """What decides an item's split, and which items are the same problem: its question."""
+        question: str = item[0]
+        return question
+
+    def describe(self, item: list[Any]) -> dict[str, Any]:
+        """What results may be sliced by."""
+        return {}
+
     def _build_problem(self, item: list[Any], options: dict[str, Any], split: str) -> Problem:
         question, answer, metadata = item
         return Problem(
@@ -91,8 +104,30 @@ class GymTask:
             verifier=VERIFIER,
             source=self.name,
             split=split,
-            meta={"task": self.gym_name, "config": options, "metadata": metadata},
+            meta={
+                "task": self.gym_name,
+                "config": options,
+                "metadata": metadata,
+                **self.describe(item),
+            },
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CountdownTask(GymTask):
+    """Countdown: its level is how many numbers a puzzle has; one puzzle in other words is the same problem."""
+
+    name: str = f"{GYM_PREFIX}countdown"
+
+    def identify(self, item: list[Any]) -> str:
+        return countdown.name_puzzle(item[2])
+
+    def describe(self, item: list[Any]) -> dict[str, Any]:
+        return {"level": countdown.count_numbers(item[2])}
+
+    def work_out(self, problem: Problem) -> WorkedSolution | Unsolved:
+        """The reference solution of a problem this task drew."""
+        return countdown.work_out(problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +146,7 @@ def get_gym_task(name: str) -> GymTask:
     if gym_name not in GYM_TASKS:
         raise RequestError(f"reasoning-gym has no task {gym_name!r}{suggest(gym_name, GYM_TASKS)}")
     _require_reasoning_gym()
-    return GymTask(name)
+    return CountdownTask() if gym_name == "countdown" else GymTask(name)
 
 
 def generate_items(gym_name: str, config: dict[str, Any], seeds: list[int]) -> list[list[Any]]:
@@ -135,6 +170,10 @@ def generate_items(gym_name: str, config: dict[str, Any], seeds: list[int]) -> l
 def score_answer(problem: Problem, candidate: str) -> GymScore:
     """What the problem's own scorer says of a candidate answer."""
     if not is_well_formed(problem.meta["task"], candidate, problem.answer):
+        return GymScore(0.0, "ok")
+    if problem.meta["task"] == "countdown" and not countdown.makes_target(
+        candidate, problem.meta["metadata"]
+    ):
         return GymScore(0.0, "ok")
     execution = _run(
         SCORE_LIMITS,
