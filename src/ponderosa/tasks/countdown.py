@@ -2,13 +2,13 @@
 
 A solution is a chain: it starts with one number, and each step takes another that is left and adds, subtracts,
 multiplies or divides. reasoning-gym builds its puzzles as such chains, so each has one. The steps are code that keeps
-the expression beside its value and shows what is left:
+the expression beside its value and shows the value beside the goal; when they are the same, the expression is printed:
 
-    goal, left = 87, [4, 3, 25]      left.remove(4)                             print(text)
-    left.remove(25)                  value, text = value + 4, f"({text} + 4)"
-    value, text = 25, "25"           print(value, left, goal)
-    print(value, left, goal)
+    goal = 87                        value, text = value + 4, f"({text} + 4)"     print(text)
+    value, text = 25, "25"           print(value, goal)
+    print(value, goal)
 
+What is left to use is nowhere listed: a list is learned with its length, and numbers are looked up in the question anyway.
 reasoning-gym itself is not asked here: whether an answer is right says its scorer, in the sandbox.
 """
 
@@ -63,19 +63,18 @@ def work_out(problem: Problem) -> WorkedSolution | Unsolved:
     chain = find_chain(numbers, target)
     if chain is None:
         return Unsolved("no_chain")
-    steps = tuple(Step(text, text) for text in render_code(chain, numbers, target))
+    steps = tuple(Step(text, text) for text in render_code(chain, target))
     return WorkedSolution(steps, render_prose(chain))
 
 
-def render_code(chain: Chain, numbers: Sequence[int], target: int) -> list[str]:
+def render_code(chain: Chain, target: int) -> list[str]:
     """A step for the first number, one for each move, and one that prints the expression."""
-    show = "print(value, left, goal)"
-    start = f'left.remove({chain.start})\nvalue, text = {chain.start}, "{chain.start}"'
-    steps = [f"goal, left = {target}, {list(numbers)}\n{start}\n{show}"]
+    show = "print(value, goal)"
+    steps = [f'goal = {target}\nvalue, text = {chain.start}, "{chain.start}"\n{show}']
     for symbol, number, _ in chain.moves:
         operator = "//" if symbol == "/" else symbol  # whole values stay whole numbers
         compute = f'value, text = value {operator} {number}, f"({{text}} {symbol} {number})"'
-        steps.append(f"left.remove({number})\n{compute}\n{show}")
+        steps.append(f"{compute}\n{show}")
     return [*steps, "print(text)"]
 
 
