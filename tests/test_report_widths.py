@@ -11,6 +11,7 @@ import pytest
 
 from ponderosa.artifacts import read_json, write_json
 from ponderosa.report import write_report
+from synthetic_comparison import build_comparison
 from synthetic_run import build_run
 from synthetic_sweep import build_sweep
 
@@ -39,7 +40,7 @@ def build_wide_run(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-@pytest.mark.parametrize("build", [build_wide_run, build_sweep])
+@pytest.mark.parametrize("build", [build_wide_run, build_sweep, build_comparison])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_chromium_scrolls_wide_tables_and_not_the_page(
     width: int, build: Callable[[Path], Path], tmp_path: Path

@@ -16,6 +16,7 @@ from ponderosa.artifacts import read_json
 from ponderosa.cli import app
 from ponderosa.errors import DataError
 from ponderosa.planning import RECIPES, list_recipes, load_recipe, plan_recipe, plan_runs
+from synthetic_comparison import build_comparison
 from synthetic_run import build_run, write_json
 from synthetic_sweep import ARMS, build_sweep
 
@@ -187,6 +188,18 @@ def test_a_recorded_sweep_becomes_a_table_of_its_arms(
     assert re.search(r"\| base \|.*\| 3: [\d.]+–[\d.]+% \|", base)
     assert re.search(r"points \[[\d.]+, [\d.]+\], p = ", first)
     assert first.endswith("| 1 min 33 s | 0 |")
+
+
+def test_a_recorded_comparison_becomes_a_table_and_a_plot_beside_its_results(
+    tables: dict[str, Any], recording: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = recording["record_run"](build_comparison(tmp_path / "demo"), tmp_path / "results")
+    title, *_, plot, _, source = tables["render_run"](folder, ["strategies"], "../").split("\n")
+    assert title == "**strategies: policy-4, 400 problems**"
+    assert plot == "![Accuracy by strategy over tokens](../results/demo/strategies.svg)"
+    assert source.startswith("Run: [`results/demo`](../results/demo/manifest.json)")
+    assert list(tables["draw_plots"](tmp_path / "results")) == [folder / "strategies.svg"]
+    assert "strategies" not in tables["render_run"](folder, ["quantities"])
 
 
 def test_a_run_that_is_not_finished_is_not_recorded(recording: dict[str, Any], tmp_path: Path) -> None:

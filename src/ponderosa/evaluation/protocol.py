@@ -39,13 +39,14 @@ def evaluate_model(
     *,
     scorer: Scorer | None = None,
     unit_attempts: int = UNIT_ATTEMPTS,
+    label: str | None = None,
     progress: Progress = SILENT,
 ) -> list[GradedAttempt]:
     """Every attempt of a model at a suite, with its verdict, in suite order; of a strategy that settles on an answer,
     the chosen attempt alone, at the price of its search.
 
     context: how the model is asked and sampled (`search.driver.build_context`). Its seed becomes a sampling seed of
-    the suite's purpose, so a reported number never shares its draws with a choice.
+    the suite's purpose, so a reported number never shares its draws with a choice. label: what its progress goes by.
     Units found in the journal are reused if problems, models, strategy, format, sampling, limits and seed are equal.
     Raises WorkerLost.
     """
@@ -64,7 +65,7 @@ def evaluate_model(
         journal,
         setting=describe_setting([strategy.name, strategy.model_dump(mode="json")], context),
         unit_size=max(1, unit_attempts // strategy.num_parallel),
-        label=f"evaluate {suite.name}",
+        label=label or f"evaluate {suite.name}",
         progress=progress,
     )
     return grade_attempts(suite.problems, [parse_attempt(record) for record in records], grader)

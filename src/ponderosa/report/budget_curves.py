@@ -4,7 +4,7 @@ The first line is what the others are set against: its intervals are drawn, as a
 """
 
 from collections.abc import Sequence
-from math import ceil, floor, isfinite
+from math import ceil, floor
 from typing import NamedTuple
 
 from ponderosa.report.axes import (
@@ -46,7 +46,8 @@ class Frame(NamedTuple):
 def build_frame(series: Sequence[Series], budgets: Sequence[float]) -> Frame:
     """A frame that holds every line, from and to a whole multiple of five percent."""
     points = [point for one in series for point in _list_drawable(one)]
-    values = [end for point in points for end in (point.y, point.low, point.high) if end is not None] or [0]
+    ends = [end for point in points for end in (point.y, point.low, point.high) if end is not None]
+    values = [min(1.0, max(0.0, end)) for end in ends] or [0.0]
     lowest, highest = floor(20 * min(values)) / 20, ceil(20 * max(values)) / 20
     places = [*budgets, *(point.x for point in points)] or [1.0]
     return Frame(budgets, lowest, max(highest, lowest + 0.1), min(places), max(places))
@@ -67,7 +68,7 @@ def render_budget_curves(
         title,
         [
             draw_y_tick(y(value), f"{100 * value:g}%", right)
-            for value in choose_ticks(frame.lowest, frame.highest, 4)
+            for value in choose_ticks(frame.lowest, frame.highest, 6)
         ],
         [_draw_budget(x(budget), budget) for budget in frame.budgets],
         draw_x_title("tokens computed for a problem", right),
@@ -97,7 +98,7 @@ def spread(wanted: Sequence[float], gap: float, top: float, bottom: float) -> li
 
 
 def _list_drawable(series: Series) -> list[Point]:
-    return [point for point in series.points if 0 < point.x < 1e100 and isfinite(point.y)]
+    return [point for point in series.points if 0 < point.x < 1e100 and 0 <= point.y <= 1]
 
 
 def _draw_budget(at: float, budget: float) -> Html:

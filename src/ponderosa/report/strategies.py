@@ -73,7 +73,8 @@ def list_comparisons(rows: Sequence[Record], tests: Sequence[Record]) -> list[Co
     groups: dict[tuple[str, str], list[Record]] = {}
     for row in rows:
         is_whole = row.get("metric") == ACCURACY_AT_BUDGET and row.get("slice") == ALL
-        if is_whole and as_number(row.get("value")) is not None and as_number(row.get("token_budget")):
+        is_known = as_number(row.get("value")) is not None
+        if is_whole and is_known and 0 < (as_number(row.get("token_budget")) or 0) < 1e100:
             groups.setdefault((str(row.get("arm", "")), str(row.get("suite"))), []).append(row)
     return [
         Comparison(
@@ -208,17 +209,17 @@ def _render_comparison(comparison: Comparison) -> Html:
 
 
 def _render_table(comparison: Comparison, budget: float) -> Html:
-    """Every strategy under one budget."""
+    """Every strategy under one budget, folded but for the largest."""
     first = name_strategy(comparison.contenders[0][0])
-    columns = ("strategy", "accuracy", f"against {first}", "Holm p", "tokens", "FLOP", "seconds")
+    costs = ("tokens a problem", "FLOP a problem", "seconds a problem")
+    columns = ("strategy", "accuracy", f"against {first}", "Holm p", *costs)
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
     found = [comparison.find(contender, budget) for contender in comparison.contenders]
     body = [_render_answer(one) for one in found if one is not None]
-    caption = tag(
-        "caption", tag("b", f"{format_count(budget)} tokens"), tag("span", "costs are of a problem")
-    )
-    table = tag("table", caption, head, tag("tbody", body), class_="numbers")
-    return tag("div", table, class_="scroll")
+    table = tag("table", head, tag("tbody", body), class_="numbers")
+    summary = tag("summary", tag("b", f"{format_count(budget)} tokens for a problem"), "accuracy and costs")
+    is_open = "open" if budget == max(comparison.budgets) else None
+    return tag("details", summary, tag("div", table, class_="scroll"), open=is_open)
 
 
 def _render_answer(answer: Answer) -> Html:

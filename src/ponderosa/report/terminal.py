@@ -187,7 +187,9 @@ def _describe_answer(answer: Answer | None, layout: Layout) -> str:
         return MISSING
     accuracy = format_percent(answer.accuracy.value)
     tests = [
-        f"{format_points(compute_difference(test))}, {format_p(test.get('p_holm'))}" for test in answer.tests
+        f"{format_points(compute_difference(test))}, {format_p(test.get('p_value'))}, "
+        f"Holm {format_p(test.get('p_holm')).removeprefix('p = ')}"
+        for test in answer.tests
     ]
     if layout == "text":
         return " ".join([accuracy, *(f"({test})" for test in tests)])

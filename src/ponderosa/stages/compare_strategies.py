@@ -181,6 +181,7 @@ def measure(
             sampling=Sampling(temperature=config.temperature, top_p=config.top_p),
             max_tokens=config.max_tokens,
             reward_model=contender.reward_model,
+            label=f"{contender.name}, {token_budget:,} tokens",
         )
         eval_s = read_seconds()
     save_graded(

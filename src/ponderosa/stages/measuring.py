@@ -45,6 +45,7 @@ class Measuring:
         sampling: Sampling,
         max_tokens: int,
         reward_model: str | None = None,
+        label: str | None = None,
     ) -> list[GradedAttempt]:
         """Every attempt at the suite, graded; of a strategy that settles on an answer, the chosen ones."""
         scorer = self.scorers[reward_model] if reward_model else None
@@ -64,6 +65,7 @@ class Measuring:
             ),
             self.journal,
             scorer=scorer,
+            label=label,
             progress=self.context.progress,
         )
 
