@@ -28,6 +28,7 @@ SCHEMA_KEYS = {
         "slice",
         "strategy",
         "reward_model",
+        "token_budget",
         "metric",
         "value",
         "low",
