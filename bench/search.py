@@ -1,6 +1,6 @@
 """A forest of search trees beside the same searches one tree at a time: same policy, reward model and candidates.
 
-    python bench/search.py [--model DIR] [--reward-model DIR] [--candidates 1 8] [--trees 1024] [--sample 32] [--json OUT]
+    python bench/search.py [--model DIR] [--reward-model DIR] [--candidates 1 8] [--trees 4096 1024] [--sample 32] [--json OUT]
 
 Ours is what the `search` stage does, in its units and with its tables written to disk: every step run in the sandbox
 and scored, every solution verified, the program of every right one run on other numbers. One tree at a time is the same
@@ -171,14 +171,19 @@ def load_models(options: argparse.Namespace) -> tuple[NativeEngine, NativeScorer
 
 
 def build_search(
-    options: argparse.Namespace, candidates: int, engine: NativeEngine, scorer: NativeScorer, stage: Context
+    options: argparse.Namespace,
+    candidates: int,
+    num_trees: int,
+    engine: NativeEngine,
+    scorer: NativeScorer,
+    stage: Context,
 ) -> Search:
     """The same problems, of the family that the quickstart's policy knows, for every number of candidates."""
     low, high = options.operations
     family = {**find_suite("quickstart").options, "min_operations": low, "max_operations": high}
     config = Config(
         model="policy",
-        sources=(ProblemSource(task="quantities", count=options.trees, options=family),),
+        sources=(ProblemSource(task="quantities", count=num_trees, options=family),),
         search=TreeSearch(simulations=options.simulations, candidates=candidates),
         max_tokens=options.max_tokens,
         num_slots=options.slots,
@@ -203,7 +208,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--candidates", type=int, nargs="+", default=[1, 8], help="steps sampled when a node is expanded"
     )
-    parser.add_argument("--trees", type=int, default=1024)
+    parser.add_argument(
+        "--trees",
+        type=int,
+        nargs="+",
+        default=[4096, 1024],
+        help="for each number of candidates; or one number for all",
+    )
     parser.add_argument("--sample", type=int, default=32, help="trees grown one at a time")
     parser.add_argument("--slots", type=int, default=128)
     parser.add_argument("--simulations", type=int, default=8)
@@ -218,8 +229,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(
             f"there is no model in {options.model}: run `ponderosa run quickstart`, or name one by --model"
         )
-    if not 2 <= options.sample <= options.trees:
-        parser.error(f"--sample {options.sample}; allowed: 2 to --trees ({options.trees})")
+    options.trees *= len(options.candidates) if len(options.trees) == 1 else 1
+    if len(options.trees) != len(options.candidates):
+        parser.error(
+            f"--trees {options.trees}; allowed: one number, or one for each of --candidates {options.candidates}"
+        )
+    if not 2 <= options.sample <= min(options.trees):
+        parser.error(f"--sample {options.sample}; allowed: 2 to --trees ({min(options.trees)})")
     return options
 
 
@@ -228,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine, scorer = load_models(options)
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        for candidates in options.candidates:
+        for candidates, num_trees in zip(options.candidates, options.trees, strict=True):
             stage = Context(
                 name="search",
                 folder=Path(name) / str(candidates),
@@ -240,7 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 workers=options.workers,
                 progress=SILENT,
             )
-            row = compare(build_search(options, candidates, engine, scorer, stage), stage, options.sample)
+            row = compare(
+                build_search(options, candidates, num_trees, engine, scorer, stage), stage, options.sample
+            )
             rows.append(row)
             print(
                 f"{row['work']}: {row['ours']:.0f} tokens/s, {row['trees_per_s']:.2f} trees/s; one at a time "

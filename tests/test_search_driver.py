@@ -56,6 +56,24 @@ def test_results_come_in_problem_order_with_every_answer() -> None:
     assert [result.answer for result in results] == [str(i) for i in range(6)]
 
 
+def test_the_longest_questions_are_begun_first_and_results_keep_the_order_of_problems() -> None:
+    problems = [Problem("q0", "0"), Problem("q1 " * 9, "1"), Problem("q2 " * 3, "2"), Problem("q3", "3")]
+    script = {f"{one.question}\nSolution:": [f"The answer is {one.answer}.<|endoftext|>"] for one in problems}
+    engine = ScriptedEngine(script, num_slots=1)
+    begun: list[str] = []
+
+    class Noting(Majority):
+        def search(self, context: SearchContext, problem: ProblemView) -> Search:
+            begun.append(problem.question)
+            return super().search(context, problem)
+
+    results = run_searches(
+        engine, FakeSandbox(), problems, Noting(samples=1), build_context(engine, PLAIN_CODE)
+    )
+    assert [len(question) for question in begun] == [27, 9, 2, 2]
+    assert [result.answer for result in results] == ["0", "1", "2", "3"]
+
+
 @settings(max_examples=25, deadline=None)
 @given(delays=st.dictionaries(st.integers(0, 20), st.integers(1, 9)), num_slots=st.integers(1, 8))
 def test_results_do_not_depend_on_when_replies_come(delays: dict[int, int], num_slots: int) -> None:

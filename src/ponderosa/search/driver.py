@@ -141,13 +141,13 @@ def run_searches(
     ):
         by_id = {problem.id: problem for problem in problems}
         driver = _Driver(engine, sandbox, scorer, judge, threads, by_id)
-        roots: list[_Task] = []
-        waiting = deque(problems)
+        roots: dict[int, _Task] = {}
+        waiting = deque(order_problems(problems))
         num_shown = 0
         while waiting or driver.num_outstanding:
             while waiting and driver.num_generating < engine.num_slots:
-                search = strategy.search(context, view_problem(waiting.popleft()))
-                roots.append(driver.start(search))
+                place = waiting.popleft()
+                roots[place] = driver.start(strategy.search(context, view_problem(problems[place])))
             driver.advance()
             if driver.num_done > num_shown:
                 bar.advance(driver.num_done - num_shown, slots_busy=f"{driver.occupancy:.0%}")
@@ -155,7 +155,13 @@ def run_searches(
         log.debug(f"{strategy.name}: {len(problems)} problems, {driver.occupancy:.1%} of slot-steps busy")
         if meter is not None:
             meter.occupancy = driver.occupancy
-    return [root.result for root in roots]
+    return [roots[place].result for place in range(len(problems))]
+
+
+def order_problems(problems: Sequence[Problem]) -> list[int]:
+    """The places of problems in the order they are begun: the longest questions first. They tend to have the longest
+    solutions, so that the end, when nothing is left to fill free slots with, is a short one."""
+    return sorted(range(len(problems)), key=lambda place: len(problems[place].question), reverse=True)
 
 
 @dataclass(slots=True, eq=False)
