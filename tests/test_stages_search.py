@@ -1,7 +1,9 @@
 """The search stage: what it keeps, that a killed one continues to the same tables, and what is made of its trees."""
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ponderosa.artifacts import Journal, read_json, read_jsonl, read_table, writ
 from ponderosa.config import parse_config
 from ponderosa.data.packing import build_batches
 from ponderosa.data.tree_advantages import build_advantage_rows
+from ponderosa.data.tree_outcomes import is_held_out
 from ponderosa.engines.codec import HFCodec, load_codec
 from ponderosa.engines.protocol import Sampling
 from ponderosa.errors import ConfigError
@@ -24,6 +27,7 @@ from ponderosa.search.driver import build_context as build_search_context
 from ponderosa.shown_trees import SHOWN_FILE, load_shown
 from ponderosa.stages import pairs, reward_model, search
 from ponderosa.stages.attempt_tables import load_problems
+from ponderosa.stages.pairs import pair_stages
 from ponderosa.stages.policy import check_reads, describe_policy
 from ponderosa.stages.problem_sources import draw_problems
 from ponderosa.stages.scoring import build_scorer, score_rows
@@ -31,7 +35,7 @@ from ponderosa.stages.search import compute_occupancy, grow_trees
 from ponderosa.stages.training_data import SolutionData, build_training_rows
 from ponderosa.stages.training_stage import load_learner
 from ponderosa.stages.tree_rl import read_advantages, read_temperature
-from ponderosa.stages.tree_tables import load_trajectories, load_trees
+from ponderosa.stages.tree_tables import load_trajectories, load_trees, save_trees
 from search_fakes import FakeScorer
 from test_rollouts import POLICY, SEVENS, TASK, TRAIN, WORKED
 from test_stages import build_context
@@ -332,6 +336,35 @@ def test_a_scored_search_killed_between_a_units_tables_and_its_commit_writes_the
     assert read_tables(killed) == tables
     assert (killed / "journal.jsonl").read_bytes() == journal
     assert all(graded.tree.cost.scored_tokens > 0 for graded in load_trees(killed))
+
+
+def test_nothing_is_trained_on_of_problems_that_are_held_out_or_doubted(run: Path, tmp_path: Path) -> None:
+    folder, base = find_stage(run, "trees"), find_stage(run, "base")
+    doubted = load_trees(folder)[0].tree.problem_id
+    shutil.copytree(folder, tmp_path / "trees")
+    for name in ("trees", "nodes", "verdicts"):
+        shutil.rmtree(tmp_path / "trees" / name)
+    trees = [
+        one._replace(tree=replace(one.tree, end="suspicious")) if one.tree.problem_id == doubted else one
+        for one in load_trees(folder)
+    ]
+    save_trees(tmp_path / "trees", trees)
+    held_out = {one.tree.problem_id for one in trees if is_held_out(one.tree.problem_id, 0.5)}
+    of_problem = Counter(one.graded.attempt.problem_id for one in load_trajectories(tmp_path / "trees"))
+    context = build_context(tmp_path, {"trees": tmp_path / "trees", "base": base})
+
+    model_dir = base / "model"
+    data = SolutionData(trees=("trees",), held_out_frac=0.5)
+    _, dropped = build_training_rows(data, load_format(model_dir), load_codec(model_dir), context)
+
+    assert held_out - {doubted}
+    assert dropped["trees: suspicious"] == of_problem[doubted]
+    assert dropped["trees: held_out"] == sum(of_problem[name] for name in held_out - {doubted})
+    selection = pair_stages(
+        pairs.Config(trees=("trees",), reference="base"), context, load_learner("base", context)
+    )
+    assert selection.unpaired["suspicious"] == 1
+    assert doubted not in {pair.problem_id for pair in selection.pairs}
 
 
 def test_rows_made_of_trees_are_the_ids_of_their_right_trajectories(run: Path) -> None:
