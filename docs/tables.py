@@ -120,7 +120,11 @@ def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
     """The stage table of a run; over several training seeds where it has them, costs then of one."""
     lines = list_stage_lines(summary["rows"], summary["tests"], metric)
     shown = list_shown_rows(summary["rows"])
-    slices = list_slices(shown, lines[0].suite)
+    slices = {
+        name: [find_slice(shown, line, name) for line in lines] for name in list_slices(shown, lines[0].suite)
+    }
+    counts = {name: {row["n"] for row in found if row} for name, found in slices.items()}
+    is_even = all(len(of_slice) == 1 for of_slice in counts.values())  # then the heading says n
     has_seeds = any(line.seed_values for line in lines)
     header = [
         "suite",
@@ -128,7 +132,7 @@ def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
         f"{metric} [95% interval]",
         *(["seeds"] if has_seeds else []),
         "n",
-        *(name.replace("=", " ") for name in slices),
+        *(name.replace("=", " ") + (render_count(*counts[name]) if is_even else "") for name in slices),
         "against the model before",
         "grown in, a seed" if has_seeds else "grown in",
         "training FLOPs",
@@ -140,12 +144,12 @@ def render_run_stages(summary: Mapping[str, Any], metric: str) -> str:
             f"**{format_percent(line.row['value'])}** {format_interval(line.row['low'], line.row['high'])}",
             *([f"{len(line.seed_values)}: {format_range(line.seed_values)}"] if has_seeds else []),
             format_count(line.row["n"]),
-            *(render_slice(shown, line, name) for name in slices),
+            *(render_slice(found[place], with_count=not is_even) for found in slices.values()),
             render_test(line),
             format_duration(line.compute_cost("stage_s")),
             format_amount(line.compute_cost("train_flops")),
         ]
-        for line in lines
+        for place, line in enumerate(lines)
     ]
     return render_table(header, rows)
 
@@ -157,13 +161,20 @@ def list_slices(rows: Sequence[Mapping[str, Any]], suite: str) -> list[str]:
     )
 
 
-def render_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str) -> str:
+def find_slice(rows: Sequence[Mapping[str, Any]], line: StageLine, name: str) -> Mapping[str, Any] | None:
     same = ("stage", "model", "suite", "strategy", "metric", "seed", "arm")
-    for row in rows:
-        is_same = all(row[key] == line.row[key] for key in same)
-        if is_same and row["slice"] == name:
-            return f"{format_percent(row['value'])} (n = {format_count(row['n'])})"
-    return MISSING
+    of_line = (row for row in rows if all(row[key] == line.row[key] for key in same))
+    return next((row for row in of_line if row["slice"] == name), None)
+
+
+def render_slice(row: Mapping[str, Any] | None, *, with_count: bool) -> str:
+    if row is None:
+        return MISSING
+    return format_percent(row["value"]) + (render_count(row["n"]) if with_count else "")
+
+
+def render_count(count: int) -> str:
+    return f" (n = {format_count(count)})"
 
 
 def render_test(line: StageLine) -> str:

@@ -122,7 +122,7 @@ def test_shipped_rounds_search_with_what_the_round_before_left_and_train_from_on
     assert needs["evaluate-2"] == ("policy-2", "evaluate-1")
 
 
-def test_countdown_is_shown_to_the_model_in_at_most_500_solutions_of_its_easiest_levels() -> None:
+def test_countdown_is_shown_to_the_model_in_at_most_500_solutions_of_its_easiest_level() -> None:
     stages = {
         stage.name: stage.config
         for stage in plan_recipe(load_recipe(find_recipe("countdown-evolution")), Path())
@@ -135,13 +135,13 @@ def test_countdown_is_shown_to_the_model_in_at_most_500_solutions_of_its_easiest
         if source.task == "gym/countdown"
     ]
     searched = [
-        source.options["max_numbers"]
+        source.options["max_value"]
         for name, config in stages.items()
         if isinstance(config, search.Config) and name.startswith("trees-")
         for source in config.sources
     ]
-    assert [(source.count, source.options["max_numbers"]) for source in worked] == [(500, 3)]
-    assert searched == [4, 4, 5]
+    assert [(source.count, source.options["max_value"]) for source in worked] == [(500, 10)]
+    assert searched == [20, 50, 50]
     assert {need.stage for need in stages["textbook"].needs()} == {"problems"}
 
 
