@@ -216,6 +216,27 @@ def test_searches_of_the_same_problems_at_all_seeds_are_summed_up_and_tested_ove
     shown = render_coverage([line, later], layout="markdown")
     assert "| coverage-1 | policy | 50.0% |" in shown
     assert "against coverage-0" in shown
+    assert "| operations 3 | operations 4 | operations 10 |" in shown
+
+
+def test_a_search_whose_seeds_had_other_problems_has_a_line_for_each_seed() -> None:
+    columns = {"suite": "trees-1", "metric": "coverage", "stage": "policy", "n": 10}
+    rows = [
+        {**columns, "seed": seed, "slice": name, "value": seed / 10}
+        for seed in (3, 4)
+        for name in ("all", "operations=10", "operations=9")
+    ]
+    tests = [
+        {"metric": "coverage", "slice": "all", "a": "trees-0", "b": "trees-1", "seed": seed} for seed in (3, 4)
+    ]
+
+    lines = list_coverage(rows, tests)
+
+    assert [(line.search, line.row["value"], line.test) for line in lines] == [
+        ("trees-1, seed 3", 0.3, tests[0]),
+        ("trees-1, seed 4", 0.4, tests[1]),
+    ]
+    assert "| operations 9 | operations 10 |" in render_coverage(lines, layout="markdown")
 
 
 SLICES = ("operations=3", "operations=4", "operations=10")

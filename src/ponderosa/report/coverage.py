@@ -1,7 +1,8 @@
 """What searches covered, a line each: rounds of self-evolution, one under the other.
 
-A line is of all training seeds together where all had the same problems, else of one seed. Trees to learn from differ in
-their problems from round to round; only searches of the same problems are tested against each other.
+A line is of all training seeds together where all had the same problems; else each seed has a line of its own, named by it.
+Trees to learn from differ in their problems from round to round; only searches of the same problems are tested against each
+other.
 """
 
 from collections.abc import Sequence
@@ -32,16 +33,23 @@ class CoverageLine(NamedTuple):
 
 def list_coverage(rows: Sequence[Record], tests: Sequence[Record]) -> list[CoverageLine]:
     """The lines of every search and arm, in the order of the rows."""
-    keys = dict.fromkeys(_identify(row) for row in rows if row.get("metric") == COVERAGE)
-    return [_read_line([row for row in rows if _identify(row) == key], tests, key) for key in keys]
+    searches: dict[tuple[str, str], list[Record]] = {}
+    for row in rows:
+        searches.setdefault((str(row.get("arm", "")), str(row.get("suite"))), []).append(row)
+    lines = []
+    for (arm, search), of_search in searches.items():
+        if all(row.get("metric") != COVERAGE for row in of_search):
+            continue
+        is_joint = any(row.get("seeds") for row in of_search)
+        for seed in [None] if is_joint else dict.fromkeys(row.get("seed") for row in of_search):
+            shown = of_search if is_joint else [row for row in of_search if row.get("seed") == seed]
+            name = search if len(shown) == len(of_search) else f"{search}, seed {seed}"
+            found = [test for test in tests if _is_of(test, arm, search) and test.get("seed") == seed]
+            lines.append(_read_line(shown, f"{name} ({arm})" if arm else name, found))
+    return lines
 
 
-def _identify(row: Record) -> tuple[str, str]:
-    return str(row.get("arm", "")), str(row.get("suite"))
-
-
-def _read_line(rows: Sequence[Record], tests: Sequence[Record], key: tuple[str, str]) -> CoverageLine:
-    arm, search = key
+def _read_line(rows: Sequence[Record], name: str, tests: Sequence[Record]) -> CoverageLine:
     single = [row for row in rows if not row.get("seeds")]
     shown = [row for row in rows if row.get("metric") == COVERAGE and row.get("seeds")]
     shown = shown or [row for row in single if row.get("metric") == COVERAGE]
@@ -50,12 +58,12 @@ def _read_line(rows: Sequence[Record], tests: Sequence[Record], key: tuple[str, 
     of_all = [one for one in single if one.get("metric") == COVERAGE and one.get("slice") == ALL]
     values = [value for one in of_all if (value := as_number(one.get("value"))) is not None]
     policy, reward_model = row.get("stage"), row.get("reward_model")
-    found = [test for test in tests if _is_of(test, arm, search) and test.get("seeds") == row.get("seeds")]
+    found = [test for test in tests if test.get("seeds") == row.get("seeds")]
     num_asked = len(values) * (as_number(row.get("n")) or 0.0)
     flops = sum(as_number(one.get("eval_flops")) or 0.0 for one in of_all)
     tokens = read_slices(single, "mean_computed_tokens").get(ALL)
     return CoverageLine(
-        search=f"{search} ({arm})" if arm else search,
+        search=name,
         searcher=f"{policy} with {reward_model}" if reward_model else str(policy),
         row=row,
         slices=dict(reversed(by_slice.items())),

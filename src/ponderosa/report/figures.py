@@ -1,7 +1,7 @@
 """Shares by slice, read from result rows and drawn: of one training seed with their intervals, of several their mean
 with the range of the seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -41,12 +41,12 @@ def sum_up(rows: Sequence[Record]) -> Figure:
     return Figure(fmean(values), min(values), max(values), len(values))
 
 
-def list_keys(lines: Sequence[BySlice]) -> list[str]:
-    """What the slices go by, in order of appearance."""
+def list_keys(lines: Sequence[Iterable[str]]) -> list[str]:
+    """What the slices of each line go by, in order of appearance."""
     return list(dict.fromkeys(name.partition("=")[0] for line in lines for name in line if "=" in name))
 
 
-def sort_values(lines: Sequence[BySlice], key: str) -> list[str]:
+def sort_values(lines: Sequence[Iterable[str]], key: str) -> list[str]:
     """The values of a slicing key, numbers by size and before words."""
     names = {name for line in lines for name in line if name.partition("=")[0] == key != name}
     values = [name.partition("=")[2] for name in names]

@@ -9,6 +9,7 @@ from rich.markup import escape as escape_tags
 from ponderosa.report.arms import ArmLine, ArmTable, list_arm_tables
 from ponderosa.report.coverage import CoverageLine, list_coverage
 from ponderosa.report.escape import show_controls
+from ponderosa.report.figures import list_keys, sort_values
 from ponderosa.report.numbers import (
     MISSING,
     format_amount,
@@ -90,7 +91,8 @@ def render_arm_table(table: ArmTable, *, layout: Layout = "text") -> str:
 
 def render_coverage(lines: Sequence[CoverageLine], *, layout: Layout = "text") -> str:
     """What each search covered, over all problems and by slice, and its test against the last of the same problems."""
-    slices = list(dict.fromkeys(name for line in lines for name in line.slices))
+    named = [line.slices for line in lines]
+    slices = [f"{key}={value}" for key in list_keys(named) for value in sort_values(named, key)]
     has_seeds = any(line.seed_values for line in lines)
     header = ["search", "by", "coverage", "95% interval", *(["seeds"] if has_seeds else []), "n"]
     header += [name.replace("=", " ") for name in slices]
