@@ -227,7 +227,8 @@ def test_a_search_whose_seeds_had_other_problems_has_a_line_for_each_seed() -> N
         for name in ("all", "operations=10", "operations=9")
     ]
     tests = [
-        {"metric": "coverage", "slice": "all", "a": "trees-0", "b": "trees-1", "seed": seed} for seed in (3, 4)
+        {"metric": "coverage", "slice": "all", "a": "trees-0", "b": "trees-1", "seed": seed}
+        for seed in (3, 4)
     ]
 
     lines = list_coverage(rows, tests)

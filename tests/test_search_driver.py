@@ -74,6 +74,25 @@ def test_the_longest_questions_are_begun_first_and_results_keep_the_order_of_pro
     assert [result.answer for result in results] == ["0", "1", "2", "3"]
 
 
+def test_gathered_searches_begin_as_slots_become_free() -> None:
+    """So no more of them are under way than fill the slots, once while running and once while their steps execute."""
+    pending: list[int] = []
+
+    class Noting(ScriptedEngine):
+        def tick(self) -> list[tuple[int, Generation]]:
+            pending.append(self.num_pending)
+            return super().tick()
+
+    engine = Noting(SCRIPT, num_slots=2)
+    context = build_context(engine, PLAIN_CODE)
+    results = run_searches(engine, FakeSandbox(), PROBLEMS[:2], Majority(samples=8), context)
+
+    assert [result.answer for result in results] == ["0", "1"]
+    prompts = [engine.codec.decode(request.prompt_ids) for request in engine.requests]
+    assert sum(prompt.endswith("Solution:") for prompt in prompts) == 16
+    assert max(pending) <= 4
+
+
 @settings(max_examples=25, deadline=None)
 @given(delays=st.dictionaries(st.integers(0, 20), st.integers(1, 9)), num_slots=st.integers(1, 8))
 def test_results_do_not_depend_on_when_replies_come(delays: dict[int, int], num_slots: int) -> None:

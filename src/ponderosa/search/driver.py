@@ -1,7 +1,8 @@
 """Many searches over one engine, one sandbox and one reward model.
 
-Every problem's search is a generator; the driver answers their requests. Enough problems are kept in flight to
-fill the engine's slots, so no search waits for another. While the engine runs a tick, the steps that the last
+Every problem's search is a generator; the driver answers their requests. Searches begin as slots become free, those that
+another one gathered before new problems, so that what has begun goes on while the engine still knows its prefix, and no
+search waits for another. While the engine runs a tick, the steps that the last
 tick closed run in the sandbox, what was to be scored is scored and what was to be graded is graded, in one batch
 each; their replies are taken up at the tick's end, always, so that no result depends on how fast anything was.
 Replies reach searches in the order of their requests.
@@ -145,9 +146,11 @@ def run_searches(
         waiting = deque(order_problems(problems))
         num_shown = 0
         while waiting or driver.num_outstanding:
-            while waiting and driver.num_generating < engine.num_slots:
+            driver.begin_gathered()
+            while waiting and driver.has_free_slots:
                 place = waiting.popleft()
                 roots[place] = driver.start(strategy.search(context, view_problem(problems[place])))
+                driver.begin_gathered()
             driver.advance()
             if driver.num_done > num_shown:
                 bar.advance(driver.num_done - num_shown, slots_busy=f"{driver.occupancy:.0%}")
@@ -199,20 +202,22 @@ class _Driver:
         self._threads = threads
         self._problems = problems
         self.num_done = self._num_advances = self._num_ticks = 0
+        self._gathered: deque[tuple[Search, _Place]] = deque()
         self._generating: dict[int, _Place] = {}
         self._to_execute: list[tuple[_Place, Execute]] = []
         self._to_score: list[tuple[_Place, Score]] = []
         self._to_verify: list[tuple[_Place, Verify]] = []
 
     @property
-    def num_generating(self) -> int:
-        """Requests that are in the engine."""
-        return len(self._generating)
+    def has_free_slots(self) -> bool:
+        """Could the engine run more requests at once than it has?"""
+        return len(self._generating) < self._engine.num_slots
 
     @property
     def num_outstanding(self) -> int:
-        """Requests whose replies are still to come."""
-        return len(self._generating) + len(self._to_execute) + len(self._to_score) + len(self._to_verify)
+        """Requests whose replies are still to come, and gathered searches that have not begun."""
+        asked = len(self._generating) + len(self._to_execute) + len(self._to_score) + len(self._to_verify)
+        return asked + len(self._gathered)
 
     @property
     def occupancy(self) -> float:
@@ -223,6 +228,11 @@ class _Driver:
         task = _Task(search, parent)
         self._resume(task, None)
         return task
+
+    def begin_gathered(self) -> None:
+        """Begin searches that others gathered, in the order they were asked for, while slots are free."""
+        while self._gathered and self.has_free_slots:
+            self.start(*self._gathered.popleft())
 
     def advance(self) -> None:
         """One tick of the engine, with what waits run, scored and graded beside it; then everybody's replies, in order."""
@@ -311,13 +321,12 @@ class _Driver:
             self._gather(place, request)
 
     def _gather(self, place: _Place, request: Gather) -> None:
-        """Run the searches under a task of their own, whose replies are what they return."""
+        """Let the searches begin under a task of their own, whose replies are what they return."""
         assert request.searches, "a search gathered nothing"
         num_searches = len(request.searches)
         group = _Task(_collect(), place, [None] * num_searches, num_searches)
         next(group.search)
-        for index, search in enumerate(request.searches):
-            self.start(search, (group, index))
+        self._gathered += [(search, (group, index)) for index, search in enumerate(request.searches)]
 
 
 def _collect() -> Search:
