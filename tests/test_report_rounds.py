@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
@@ -259,7 +260,7 @@ STAGES: list[Record] = [
     {"name": "policy-1", "use": "sft", "data": {"trees": ["trees-1"]}},
     {"name": "ppm-1", "use": "reward_model", "trees": ["trees-1"]},
     {"name": "trees-2", "use": "search", "model": "policy-1", "reward_model": "ppm-1"},
-    {"name": "policy-2", "use": "sft", "data": {"trees": ["trees-2"]}},
+    {"name": "policy-2", "use": "sft", "data": {"trees": ["trees-1", "trees-2"]}},
 ]
 
 
@@ -390,6 +391,22 @@ def test_each_arm_of_a_sweep_has_its_own_rounds(tmp_path: Path) -> None:
     assert html.count("<figure>") == 2
     assert "<b>guided</b>" in html
     assert Tables(html).rows[:8] == Tables(html).rows[8:]
+
+
+def test_the_chart_has_the_searches_that_nothing_was_trained_on(tmp_path: Path) -> None:
+    run = load_run(build_run(tmp_path))
+    assert [line.teaches for line in list_lines(run, run.rows) if line.is_search] == [True, True]
+    html = str(render_rounds(run))
+    assert "trees-1" in html.partition("<table")[0]
+
+    unseen = [
+        {**row, "suite": "coverage-1", "stage": "policy-1"} for row in run.rows if row["suite"] == "trees-1"
+    ]
+    html = str(render_rounds(replace(run, rows=[*run.rows, *unseen])))
+    chart = html.partition("<table")[0]
+    assert "coverage-1" in chart
+    assert "trees-1" not in chart
+    assert "trees-1" in html
 
 
 def test_a_run_without_a_search_has_no_such_section(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "in their trees. False positives: of a problem's right answers the share whose program is wrong on other "
             "numbers; these do not count as right. FLOP: of the search, or of training the policy. Brackets are 95% "
             "intervals; over several training seeds, figures are means with the range of the seeds. Tests are paired, against the "
-            "search before on the same problems.",
+            "search before on the same problems. The chart has the searches that nothing was trained on, where there are any.",
             render_rounds(run),
         ),
         (

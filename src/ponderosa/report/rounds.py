@@ -1,6 +1,6 @@
 """Self-evolution, round by round: what each search solved, and what the policies that learned from it can do.
 
-A round is a search; its policies are the stages that were trained on its trees.
+A round is a search; its policies are the stages that were trained on its trees, and on those of no later search.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ WITHOUT_EXTRA = "coverage_without_extra"
 @dataclass(frozen=True, slots=True)
 class Line:
     """One share by slice: the coverage of a search, or the accuracy of a policy. tokens: computed for each problem.
-    flops: of the search, or of training the policy, at one seed. tests: of a search against the one before it of the same
-    problems, by slice and seed."""
+    flops: of the search, or of training the policy, at one seed. teaches: some stage was trained on the trees of this
+    search. tests: of a search against the one before it of the same problems, by slice and seed."""
 
     name: str
     measured: str
@@ -39,6 +39,7 @@ class Line:
     tokens: Figure | None = None
     flops: float | None = None
     is_search: bool = False
+    teaches: bool = False
     tests: Mapping[str, Sequence[Record]] = field(default_factory=dict)
 
 
@@ -82,16 +83,21 @@ def _list_coverage(search: str, rows: Sequence[Record], run: Run) -> list[Line]:
         tokens=read_slices(rows, "mean_computed_tokens").get(ALL),
         flops=_average_cost(rows, "eval_flops"),
         is_search=True,
+        teaches=any(search in trees for _, trees in _list_trees(run)),
         tests=_list_tests(search, run, arm=str(rows[0].get("arm", ""))),
     )
     return [line, *([Line("", "without extra simulations", plain)] if plain and plain != whole else [])]
 
 
 def _list_tests(search: str, run: Run, *, arm: str) -> dict[str, list[Record]]:
+    """By slice; where there are tests over all seeds, those alone."""
+    of = (COVERAGE, search, arm)
+    found = [
+        test for test in run.tests if (test.get("metric"), test.get("b"), str(test.get("arm", ""))) == of
+    ]
     tests: dict[str, list[Record]] = {}
-    for test in run.tests:
-        if (test.get("metric"), test.get("b"), str(test.get("arm", ""))) == (COVERAGE, search, arm):
-            tests.setdefault(str(test.get("slice")), []).append(test)
+    for test in [test for test in found if test.get("seeds")] or found:
+        tests.setdefault(str(test.get("slice")), []).append(test)
     return tests
 
 
@@ -110,15 +116,18 @@ def _list_accuracy(policy: str, run: Run, rows: Sequence[Record]) -> list[Line]:
 
 
 def _list_learners(run: Run, search: str) -> list[str]:
-    """The stages that were trained on a search's trees."""
-    return list(
-        dict.fromkeys(
-            stage.name
-            for stage in run.stages
-            for config in (stage.config, as_record(stage.config.get("data")))
-            if search in as_list(config.get("trees"))
-        )
-    )
+    """The stages for whose training a search is the last that they took trees from."""
+    return list(dict.fromkeys(stage for stage, trees in _list_trees(run) if trees[-1] == search))
+
+
+def _list_trees(run: Run) -> list[tuple[str, list[str]]]:
+    """Every stage that takes trees, with the searches it takes them from."""
+    return [
+        (stage.name, trees)
+        for stage in run.stages
+        for config in (stage.config, as_record(stage.config.get("data")))
+        if (trees := [str(name) for name in as_list(config.get("trees"))])
+    ]
 
 
 def _average_cost(rows: Sequence[Record], key: str) -> float | None:
@@ -129,10 +138,15 @@ def _average_cost(rows: Sequence[Record], key: str) -> float | None:
 
 
 def _render_arm(arm: str, lines: Sequence[Line]) -> Html:
-    """The chart of what the searches covered, and the table of all lines, for each key that searches are sliced by."""
-    covered = {line.name: line.by_slice for line in lines if line.is_search}
+    """The chart of what the searches covered, and the table of all lines, for each key that searches are sliced by.
+
+    Where there are searches that nothing was trained on, the chart has these alone.
+    """
+    searches = [line for line in lines if line.is_search]
+    shown = [line for line in searches if not line.teaches] or searches
+    covered = {line.name: line.by_slice for line in shown}
     parts: list[Html | None] = [tag("p", tag("b", arm)) if arm else None]
-    for key in list_keys(list(covered.values())) or [""]:
+    for key in list_keys([line.by_slice for line in searches]) or [""]:
         parts += [draw_slices(covered, key, f"coverage by {key}"), _render_table(lines, key)]
     return tag("figure", parts)
 
@@ -164,7 +178,7 @@ def _render_line(line: Line, slices: Sequence[str]) -> Html:
 
 
 def _render_tests(tests: Mapping[str, Sequence[Record]], slices: Sequence[str]) -> Html:
-    """Under each share what it gained, by a test for each seed."""
+    """Under each share what it gained, by a test over all seeds or one for each."""
     against = next(iter(tests.values()))[0].get("a")
     cells = [
         tag(
