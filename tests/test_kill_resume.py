@@ -90,8 +90,9 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_table(recipe: str, tmp_
 
     while num_killed < num_kills:
         out = tmp_path / f"killed-{num_finished}"
-        # At most an eighth of a whole run, so that each is killed several times over before it ends.
-        if kill_run(recipe, out, after_s=moments.uniform(0.8 * startup_s, max(startup_s, whole_s / 8))):
+        # At most a quarter of a whole run, so that each is killed several times over before it ends. Less would often
+        # be over before training has saved anything, which it does once a minute.
+        if kill_run(recipe, out, after_s=moments.uniform(0.8 * startup_s, max(startup_s, whole_s / 4))):
             num_killed += 1
         else:
             assert read_table(out) == expected, f"after {num_killed} kills"
