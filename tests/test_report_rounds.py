@@ -381,6 +381,16 @@ def test_over_several_seeds_figures_are_means_with_the_range_of_the_seeds(tmp_pa
     assert re.search(r"<b>68\.8%</b> <small>62\.5–75\.0%</small>", html)
 
 
+def test_where_a_test_is_over_all_seeds_those_of_single_seeds_are_left_out(tmp_path: Path) -> None:
+    run = load_run(build_run(tmp_path, seeds=(0, 1)))
+    of_single = {line.name: line.tests for line in list_lines(run, run.rows)}["trees-2"]
+    assert [test["seed"] for test in of_single["all"]] == [0, 1]
+
+    joint = {**{key: value for key, value in of_single["all"][0].items() if key != "seed"}, "seeds": [0, 1]}
+    run = replace(run, tests=[*run.tests, joint])
+    assert {line.name: line.tests for line in list_lines(run, run.rows)}["trees-2"] == {"all": [joint]}
+
+
 def test_each_arm_of_a_sweep_has_its_own_rounds(tmp_path: Path) -> None:
     folder = build_run(tmp_path)
     summary = read_json(folder / "summary.json")

@@ -75,22 +75,32 @@ def test_the_longest_questions_are_begun_first_and_results_keep_the_order_of_pro
 
 
 def test_gathered_searches_begin_as_slots_become_free() -> None:
-    """So no more of them are under way than fill the slots, once while running and once while their steps execute."""
+    """So no more of them are under way than fill the slots, once while running and once while their steps execute, and
+    no problem is begun before those that the earlier ones gathered."""
     pending: list[int] = []
+    begun: list[str] = []
+    begun_by_tick: list[int] = []
 
     class Noting(ScriptedEngine):
         def tick(self) -> list[tuple[int, Generation]]:
             pending.append(self.num_pending)
+            begun_by_tick.append(len(begun))
             return super().tick()
+
+    class NotingMajority(Majority):
+        def search(self, context: SearchContext, problem: ProblemView) -> Search:
+            begun.append(problem.question)
+            return super().search(context, problem)
 
     engine = Noting(SCRIPT, num_slots=2)
     context = build_context(engine, PLAIN_CODE)
-    results = run_searches(engine, FakeSandbox(), PROBLEMS[:2], Majority(samples=8), context)
+    results = run_searches(engine, FakeSandbox(), PROBLEMS[:2], NotingMajority(samples=8), context)
 
     assert [result.answer for result in results] == ["0", "1"]
     prompts = [engine.codec.decode(request.prompt_ids) for request in engine.requests]
     assert sum(prompt.endswith("Solution:") for prompt in prompts) == 16
     assert max(pending) <= 4
+    assert begun_by_tick[0] == 1
 
 
 @settings(max_examples=25, deadline=None)
