@@ -41,6 +41,30 @@ def test_a_line_tells_rate_and_time_left() -> None:
     assert task.describe() == "  work: 50/100 problems, 3/s, 17 s left, loss 0.5"
 
 
+def test_the_time_left_is_not_guessed_from_the_first_few() -> None:
+    task = PlainTask("work", 1000, "problems", 0)
+    task.started_at = time.monotonic() - 10
+    task.advance(3)
+
+    assert task.describe() == "  work: 3/1,000 problems, 0.3/s"
+
+
+def test_work_that_was_interrupted_is_not_called_done(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with track(PlainLines(), "work", 10) as bar:
+            assert isinstance(bar, PlainTask)
+            bar.started_at -= 80
+            bar.advance(4)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+    said = capsys.readouterr().err
+    assert "work: 4/10" in said
+    assert said.endswith("stopped after 1 min 20 s\n")
+
+
 def test_what_an_earlier_run_did_counts_as_done_and_not_as_speed() -> None:
     task = PlainTask("work", 100, "problems", 90)
     task.started_at = time.monotonic() - 10

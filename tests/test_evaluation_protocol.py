@@ -40,7 +40,7 @@ class Interrupting:
         if self.advanced >= self.stops_after:
             raise KeyboardInterrupt
 
-    def finish(self, task) -> None:
+    def finish(self, task, *, completed=True) -> None:
         pass
 
     def say(self, line) -> None:

@@ -11,9 +11,9 @@ from ponderosa.report.preferences import render_preferences
 from ponderosa.report.run import load_run
 
 
-def write_stage(run: Path, margins: Any) -> None:
-    folder = run / "stages" / "dpo-00ff"
-    write_json(folder / "manifest.json", {"stage": "dpo", "kind": "dpo", "seed": 0})
+def write_stage(run: Path, margins: Any, seed: int = 0) -> None:
+    folder = run / "stages" / f"dpo-00f{seed}"
+    write_json(folder / "manifest.json", {"stage": "dpo", "kind": "dpo", "seed": seed})
     write_json(folder / "margins.json", margins)
     (folder / "DONE").touch()
 
@@ -32,6 +32,18 @@ def test_a_dpo_stage_shows_both_curves_and_what_they_owe_to_length(tmp_path: Pat
     assert section.count('class="dot') == 16
     assert "80 pairs · above 0 in 61.3% · mean 0.095 · correlation with length 1.00" in section
     assert "correlation with length −1.00" in section
+
+
+def test_the_first_seed_is_in_sight_and_the_others_are_folded(tmp_path: Path) -> None:
+    summary = summarise_margins([0.1, 0.2, 0.3], [1, 2, 3], ["a", "b", "c"])
+    for seed in (7, 8):
+        write_stage(tmp_path, {"trained": summary, "reference": summary}, seed)
+
+    in_sight, fold, folded = str(render_preferences(load_run(tmp_path))).partition("<details>")
+
+    assert in_sight.count("dpo, seed 7</b>") == folded.count("dpo, seed 8</b>") == 2
+    assert fold
+    assert folded.startswith("<summary>seed 8</summary>")
 
 
 def test_a_run_without_pairs_has_no_such_section(tmp_path: Path) -> None:

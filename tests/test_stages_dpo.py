@@ -198,7 +198,7 @@ class KilledProgress:
     def start(self, label: str, total: float | None, unit: str, done: float) -> Task:
         return KilledTask(self.advances if label == self.label else -1)
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, *, completed: bool = True) -> None:
         pass
 
     def say(self, line: str) -> None:

@@ -1,7 +1,8 @@
 """What the command line shows: bars with rate and time left on a terminal, plain lines elsewhere; trees.
 
-Plain output says a line when work starts, at most one every ten seconds, and one when it ends; work that takes
-less than two seconds is not mentioned at all.
+Plain output says at most one line every ten seconds, and one when work ends; work that takes less than two seconds is
+not mentioned at all. The time left is not guessed before a tenth is done: many searches run side by side, so that a
+while passes before the first of them ends.
 """
 
 import io
@@ -32,12 +33,15 @@ from rich.text import Text
 from ponderosa.progress import SILENT, Progress, Task
 from ponderosa.records import Tree
 from ponderosa.report.escape import show_controls
+from ponderosa.report.numbers import format_duration
 from ponderosa.report.tree_text import render_tree_text
 from ponderosa.shown_trees import ShownTree
 
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
 DRAW_EVERY_S = 0.2
+GUESS_FROM = 0.1
+"""Share of the work that must be done before the time left is told."""
 STDERR = 2
 
 
@@ -55,10 +59,13 @@ class PlainLines:
     def start(self, label: str, total: float | None, unit: str, done: float) -> "PlainTask":
         return PlainTask(label, total, unit, done)
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, *, completed: bool = True) -> None:
         assert isinstance(task, PlainTask)
-        if time.monotonic() - task.started_at >= SHOW_AFTER_S:
-            self.say(f"{task.describe()}, done in {time.monotonic() - task.started_at:.0f} s")
+        seconds = time.monotonic() - task.started_at
+        if seconds >= SHOW_AFTER_S:
+            self.say(
+                f"{task.describe()}, {'done in' if completed else 'stopped after'} {format_duration(seconds)}"
+            )
 
     def say(self, line: str) -> None:
         print(show_controls(line), file=sys.stderr, flush=True)
@@ -84,9 +91,11 @@ class PlainTask:
     def describe(self) -> str:
         rate = (self.done - self.first) / max(time.monotonic() - self.started_at, 1e-9)
         share = f"/{self.total:,.0f}" if self.total else ""
-        parts = [f"  {self.label}: {self.done:,.0f}{share} {self.unit}", f"{rate:,.0f}/s"]
-        if self.total and rate and self.done < self.total:
-            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        parts = [f"  {self.label}: {self.done:,.0f}{share} {self.unit}"]
+        if rate:
+            parts.append(_describe_rate(rate))
+        if self.total and _can_guess(self.first, self.done, self.total):
+            parts.append(f"{format_duration((self.total - self.done) / rate)} left")
         return ", ".join([*parts, *(f"{name} {value}" for name, value in self.fields.items())])
 
 
@@ -120,7 +129,7 @@ class RichBars:
             BarColumn(bar_width=30),
             _RateColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _TimeLeftColumn(),
             TextColumn("{task.fields[shown]}"),
             console=console,
             transient=True,
@@ -131,10 +140,12 @@ class RichBars:
         if self.num_running == 0:
             self.bars.start()
         self.num_running += 1
-        task_id = self.bars.add_task(escape(label), total=total, completed=int(done), unit=unit, shown="")
+        task_id = self.bars.add_task(
+            escape(label), total=total, completed=int(done), unit=unit, shown="", first=done
+        )
         return RichBar(self.bars, task_id)
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, *, completed: bool = True) -> None:
         assert isinstance(task, RichBar)
         self.bars.remove_task(task.task_id)
         self.num_running -= 1
@@ -195,5 +206,21 @@ def print_tree(shown: ShownTree) -> None:
 class _RateColumn(ProgressColumn):
     def render(self, task: RichTask) -> Text:
         total = f"/{task.total:,.0f}" if task.total else ""
-        rate = f" {task.speed:,.0f}/s" if task.speed else ""
+        rate = f" {_describe_rate(task.speed)}" if task.speed else ""
         return Text(f"{task.completed:,.0f}{total} {task.fields['unit']}{rate}")
+
+
+class _TimeLeftColumn(TimeRemainingColumn):
+    def render(self, task: RichTask) -> Text:
+        if task.total and _can_guess(task.fields["first"], task.completed, task.total):
+            return super().render(task)
+        return Text("-:--:--", style="progress.remaining")
+
+
+def _can_guess(first: float, done: float, total: float) -> bool:
+    """Is enough done of what was to do, and something left?"""
+    return done < total and done - first >= GUESS_FROM * (total - first)
+
+
+def _describe_rate(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"

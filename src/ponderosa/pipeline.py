@@ -154,8 +154,8 @@ def check_data(stages: Sequence[PlannedStage], base: Path, out: Path) -> None:
 
 
 def link_model(out: Path, name: str, stage: PlannedStage) -> None:
-    """`models/NAME` leads to the model of a finished stage, whatever its key; the last run decides."""
-    if PRODUCTS[stage.kind] != "model":
+    """`models/NAME` leads to the policy or reward model of a finished stage, whatever its key; the last run decides."""
+    if PRODUCTS[stage.kind] not in ("model", "reward_model"):
         return
     link = out / "models" / name.replace(", ", "-").replace(" ", "-")
     link.parent.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ class Progress(Protocol):
     """Something that can show a bar and say a line."""
 
     def start(self, label: str, total: float | None, unit: str, done: float) -> Task: ...
-    def finish(self, task: Task) -> None: ...
+    def finish(self, task: Task, *, completed: bool = True) -> None: ...
     def say(self, line: str) -> None: ...
 
 
@@ -39,7 +39,7 @@ class _Silent:
     def start(self, label: str, total: float | None, unit: str, done: float) -> Task:
         return _SilentTask()
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, *, completed: bool = True) -> None:
         pass
 
     def say(self, line: str) -> None:
@@ -57,5 +57,7 @@ def track(
     task = progress.start(label, total, unit, done)
     try:
         yield task
-    finally:
-        progress.finish(task)
+    except BaseException:
+        progress.finish(task, completed=False)
+        raise
+    progress.finish(task)

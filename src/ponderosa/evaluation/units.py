@@ -94,7 +94,7 @@ class _SharedBar:
     def start(self, label: str, total: float | None, unit: str, done: float) -> Task:
         return self._task
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, *, completed: bool = True) -> None:
         """The bar goes on with the next unit."""
 
     def say(self, line: str) -> None:

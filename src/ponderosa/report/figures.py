@@ -9,7 +9,7 @@ from ponderosa.report.axes import NUM_COLOURS
 from ponderosa.report.charts import Point, Series, render_legend, render_whiskers
 from ponderosa.report.html import Html, join, tag
 from ponderosa.report.numbers import MISSING, as_number, format_interval, format_percent, format_range
-from ponderosa.report.run import Record
+from ponderosa.report.run import Record, StageFolder
 
 
 class Figure(NamedTuple):
@@ -84,3 +84,15 @@ def render_share(figure: Figure | None) -> Html:
     if figure.num_seeds > 1:
         spread = format_range([end for end in (figure.low, figure.high) if end is not None])
     return tag("td", tag("b", format_percent(figure.value)), " ", tag("small", spread))
+
+
+def fold_seeds(figures: Sequence[tuple[StageFolder, Html]]) -> Html | None:
+    """Figures of stages side by side: those of the first training seed in sight, a fold for each other one."""
+    seeds: dict[str, list[Html]] = {}
+    for stage, figure in figures:
+        seeds.setdefault(str(stage.manifest.get("seed")), []).append(figure)
+    charts = [(seed, tag("div", shown, class_="charts")) for seed, shown in seeds.items()]
+    if not charts:
+        return None
+    folds = [tag("details", tag("summary", f"seed {seed}"), chart) for seed, chart in charts[1:]]
+    return join([charts[0][1], *folds])

@@ -127,10 +127,11 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
         ),
         (
             "Preferences",
-            "Margins of implicit reward (β times how much more the model has come to favour the chosen attempt of a pair) "
-            "by step, of its pairs before it trains on them, and against how much longer that attempt is; before training "
-            "every margin is 0. A curve by length that rises or falls throughout is a preference for length. Dots are "
-            "means over problems, whiskers 95% intervals.",
+            "How much more is given to the chosen attempt or step of a pair than to the other, by optimizer step, before "
+            "it is trained on. With a reward model that margin is between its two scores. With DPO it is of implicit reward (β times how "
+            "much more the model has come to favour the chosen attempt; 0 before training), drawn against how much longer "
+            "that attempt is, too: a curve that rises or falls throughout is a preference for length. Dots are means over "
+            "problems, whiskers 95% intervals.",
             render_preferences(run),
         ),
         (

@@ -7,7 +7,10 @@ from ponderosa.report.escape import show_controls
 from ponderosa.report.numbers import MISSING, as_number, format_amount
 
 COST_NAMES = ("training tokens", "sampled tokens", "FLOPs")
-NOTE = f"costs: at most, and {MISSING} where nothing bounds them beforehand (docs/recipes.md, Planning costs)"
+NOTE = (
+    "costs: upper bounds, as if everything sampled were as long as it may be (what is spent is often a tenth or less); "
+    f"{MISSING} where nothing bounds them beforehand (docs/recipes.md, Planning costs)"
+)
 
 
 class PlanLine(NamedTuple):

@@ -1,7 +1,9 @@
-"""Preference training: margins by step, and against length differences: how much of a preference is one for length."""
+"""Training on pairs, of policies (DPO) and of reward models: margins by step, and those of policies against length
+differences: how much of a preference is one for length."""
 
 from ponderosa.report.axes import NUM_COLOURS
 from ponderosa.report.charts import Point, Series, render_signed
+from ponderosa.report.figures import fold_seeds
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_count, format_percent
 from ponderosa.report.run import Record, Run, StageFolder, as_record, as_records
@@ -28,10 +30,13 @@ def render_preferences(run: Run) -> Html | None:
     trained = [
         stage for stage in run.stages if stage.margins or any("margin" in step for step in stage.metrics)
     ]
-    figures = [
-        figure for rank, stage in enumerate(trained) for figure in _list_figures(stage, rank % NUM_COLOURS)
-    ]
-    return tag("div", figures, class_="charts") if figures else None
+    return fold_seeds(
+        [
+            (stage, figure)
+            for rank, stage in enumerate(trained)
+            for figure in _list_figures(stage, rank % NUM_COLOURS)
+        ]
+    )
 
 
 def _list_figures(stage: StageFolder, colour: int) -> list[Html]:

@@ -39,6 +39,8 @@ from ponderosa.report.table import (
 
 _AT_K = re.compile(r"(pass|majority)@(\d+)")
 SIGNIFICANT = 0.01
+NUM_BESIDE = 4
+"""Models whose table of slices has room beside its chart."""
 
 
 def get_metric(run: Run) -> str:
@@ -193,7 +195,8 @@ def _render_slice_chart(run: Run, members: Sequence[_Sliced]) -> Html:
     title = f"{_text(members[0].row, 'metric')} on {suite} by {key}, {strategy}"
     chart = render_whiskers(series, categories, x_title=key, title=title)
     numbers = _render_slice_numbers(key, sizes, series)
-    return join([_frame(f"{suite}, {strategy}", chart, series), tag("figure", numbers)])
+    width = "wide" if len(series) > NUM_BESIDE else None
+    return join([_frame(f"{suite}, {strategy}", chart, series), tag("figure", numbers, class_=width)])
 
 
 def _render_slice_numbers(key: str, sizes: Mapping[str, object], series: Sequence[Series]) -> Html:

@@ -154,7 +154,7 @@ def _render_arm(arm: str, lines: Sequence[Line]) -> Html:
 def _render_table(lines: Sequence[Line], key: str) -> Html:
     """A row for each line, and one for the tests of a search; a column for each slice."""
     values = sort_values([line.by_slice for line in lines], key)
-    columns = ("stage", "", "all", *(f"{key} {value}" for value in values))
+    columns = ("stage", "all", *(f"{key} {value}" for value in values))
     columns += ("false positives", "tokens a problem", "FLOP")
     slices = [ALL, *(f"{key}={value}" for value in values)]
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
@@ -168,8 +168,7 @@ def _render_table(lines: Sequence[Line], key: str) -> Html:
 def _render_line(line: Line, slices: Sequence[str]) -> Html:
     return tag(
         "tr",
-        tag("td", tag("b", line.name)),
-        tag("td", line.measured),
+        tag("td", tag("b", line.name), tag("small", line.measured)),
         [render_share(line.by_slice.get(name)) for name in slices],
         render_share(line.false_positives),
         tag("td", MISSING if line.tokens is None else format_amount(line.tokens.value)),
@@ -186,7 +185,7 @@ def _render_tests(tests: Mapping[str, Sequence[Record]], slices: Sequence[str]) 
         )
         for name in slices
     ]
-    return tag("tr", tag("td"), tag("td", f"against {against}"), cells, [tag("td")] * 3)
+    return tag("tr", tag("td", tag("small", f"against {against}")), cells, [tag("td")] * 3)
 
 
 def _name_seed(test: Record) -> str:

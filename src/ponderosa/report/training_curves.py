@@ -5,6 +5,7 @@ A policy gradient's objective is not among them: it is near 0 whatever is learne
 
 from ponderosa.report.axes import NUM_COLOURS
 from ponderosa.report.charts import Point, Series, render_curve
+from ponderosa.report.figures import fold_seeds
 from ponderosa.report.html import Html, tag
 from ponderosa.report.numbers import as_number, format_amount, format_count, format_percent
 from ponderosa.report.results import list_colours
@@ -29,18 +30,19 @@ _ELSEWHERE = frozenset({"final_loss", "steps", "accuracy", "margin", "length_cor
 
 
 def render_training(run: Run) -> Html | None:
-    """One figure per stage that wrote such metrics; None if none did."""
+    """One figure per stage that wrote such metrics, folded by training seed; None if none did."""
     colours = list_colours(run.rows)
     trained = [
         stage
         for stage in run.stages
         if any("loss" in step for step in stage.metrics) and not stage.is_reinforcement
     ]
-    figures = [
-        _render_stage(stage, colours.get(stage.model_name, rank % NUM_COLOURS))
-        for rank, stage in enumerate(trained)
-    ]
-    return tag("div", figures, class_="charts") if figures else None
+    return fold_seeds(
+        [
+            (stage, _render_stage(stage, colours.get(stage.model_name, rank % NUM_COLOURS)))
+            for rank, stage in enumerate(trained)
+        ]
+    )
 
 
 def _render_stage(stage: StageFolder, colour: int) -> Html:
