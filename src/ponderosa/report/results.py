@@ -145,12 +145,13 @@ def render_test(test: Record | None, against: str) -> Html:
         is_clear = is_clear and not low <= 0 <= high
     direction = "flat" if not is_clear else "up" if (compute_difference(test) or 0) > 0 else "down"
     label = f"{format_points(compute_difference(test))} points"
-    interval = f"{format_interval(low, high)} " if test.get("seeds") else ""
+    interval = [tag("span", format_interval(low, high)), " "] if test.get("seeds") else []
+    against = f" {against}" if against else ""
     return tag(
         "span",
         tag("b", label, class_=direction),
         " ",
-        tag("small", f"{interval}{format_p(p_value)} {against}".rstrip()),
+        tag("small", interval, tag("span", format_p(p_value)), against),
         title=_explain_test(test),
         class_="test joint" if interval else "test",
     )

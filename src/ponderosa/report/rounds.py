@@ -178,17 +178,16 @@ def _render_line(line: Line, slices: Sequence[str]) -> Html:
 
 def _render_tests(tests: Mapping[str, Sequence[Record]], slices: Sequence[str]) -> Html:
     """Under each share what it gained, by a test over all seeds or one for each."""
-    against = next(iter(tests.values()))[0].get("a")
+    first = next(iter(tests.values()))[0]
+    against = f"against {first.get('a')}{', over all seeds' if first.get('seeds') else ''}"
     cells = [
         tag(
             "td", [tag("div", render_test(test, _name_seed(test))) for test in tests.get(name, ())] or MISSING
         )
         for name in slices
     ]
-    return tag("tr", tag("td", tag("small", f"against {against}")), cells, [tag("td")] * 3)
+    return tag("tr", tag("td", tag("small", against)), cells, [tag("td")] * 3)
 
 
 def _name_seed(test: Record) -> str:
-    if test.get("seeds"):
-        return "over all seeds"
-    return f"seed {test['seed']}" if "seed" in test else ""
+    return f"seed {test['seed']}" if "seed" in test and not test.get("seeds") else ""
