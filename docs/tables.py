@@ -43,7 +43,7 @@ from ponderosa.stages.stage import STAGES, get_stage
 from ponderosa.tasks.quantities.task import QuantitiesOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/recipes.md", "docs/search.md", "docs/speed.md")
+PAGES = ("README.md", "docs/recipes.md", "docs/results.md", "docs/search.md", "docs/speed.md")
 NOT_MEASURED = "*Not measured yet.*"
 
 Rows = Sequence[Sequence[str]]

@@ -106,7 +106,7 @@ def test_the_recipe_in_the_documentation_plans_with_every_stage_shown_behind_it(
     assert len(plan_runs(load_recipe(path), tmp_path)) == 3 * (7 + 2)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md", "docs/search.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md", "docs/results.md", "docs/search.md"])
 def test_generated_tables_are_what_would_be_generated(page: str, tables: dict[str, Any]) -> None:
     text = (ROOT / page).read_text("utf-8")
     to_root = tables["find_root"](page)
