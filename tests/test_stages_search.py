@@ -22,7 +22,7 @@ from ponderosa.formats import PLAIN_CODE, PLAIN_PROSE, load_format
 from ponderosa.identity import derive_seed
 from ponderosa.model_directory import load_model
 from ponderosa.progress import SILENT
-from ponderosa.records import GradedTree, Problem, Row
+from ponderosa.records import GradedTree, Problem, Row, Verdict
 from ponderosa.search.driver import build_context as build_search_context
 from ponderosa.shown_trees import SHOWN_FILE, load_shown
 from ponderosa.stages import pairs, reward_model, search
@@ -338,16 +338,19 @@ def test_a_scored_search_killed_between_a_units_tables_and_its_commit_writes_the
     assert all(graded.tree.cost.scored_tokens > 0 for graded in load_trees(killed))
 
 
+def doubt(graded: GradedTree) -> GradedTree:
+    """The tree as if its solutions agreed on a wrong answer."""
+    wrong = {place: Verdict(False, "wrong_answer", "numeric") for place in graded.verdicts}
+    return GradedTree(replace(graded.tree, end="suspicious"), wrong)
+
+
 def test_nothing_is_trained_on_of_problems_that_are_held_out_or_doubted(run: Path, tmp_path: Path) -> None:
     folder, base = find_stage(run, "trees"), find_stage(run, "base")
     doubted = load_trees(folder)[0].tree.problem_id
     shutil.copytree(folder, tmp_path / "trees")
     for name in ("trees", "nodes", "verdicts"):
         shutil.rmtree(tmp_path / "trees" / name)
-    trees = [
-        one._replace(tree=replace(one.tree, end="suspicious")) if one.tree.problem_id == doubted else one
-        for one in load_trees(folder)
-    ]
+    trees = [doubt(one) if one.tree.problem_id == doubted else one for one in load_trees(folder)]
     save_trees(tmp_path / "trees", trees)
     held_out = {one.tree.problem_id for one in trees if is_held_out(one.tree.problem_id, 0.5)}
     of_problem = Counter(one.graded.attempt.problem_id for one in load_trajectories(tmp_path / "trees"))

@@ -107,9 +107,21 @@ def test_the_answer_of_code_is_the_last_line_its_last_printing_step_printed():
     assert answer_from_attempt("the code says it all", steps) == "7"
 
 
-def test_a_box_in_the_text_stands_above_what_the_code_printed():
-    steps = (Step("", "print(7)", "7\n", "ok"),)
-    assert answer_from_attempt(r"rounding up gives \boxed{8}", steps) == "8"
+def test_a_box_behind_the_last_printing_step_stands_above_what_it_printed():
+    steps = (Step("", "print(7)", "7\n", "ok"), Step(r"rounding up gives \boxed{8}"))
+    assert answer_from_attempt("", steps) == "8"
+
+
+def test_a_box_before_the_last_printing_step_or_in_its_code_decides_nothing():
+    early, late = r"# try \boxed{3}", r"# surely \boxed{5}"
+    steps = (Step(early), Step(f"{late}\nprint(7)", f"{late}\nprint(7)", "7\n", "ok"))
+    assert answer_from_attempt(f"{early}\n{late}\nprint(7)\n7", steps) == "7"
+
+
+def test_a_printed_box_is_read_and_a_printed_error_is_no_failure():
+    boxed = (Step("", "print(1)", "\\boxed{9}\n", "ok"), Step("", "b = 2", None, "ok"))
+    assert answer_from_attempt("", boxed) == "9"
+    assert answer_from_attempt("", (Step("", "print(1)", "error: 4\n", "ok"),)) == "4"
 
 
 def test_code_that_failed_to_print_gives_no_answer():

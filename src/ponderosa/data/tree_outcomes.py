@@ -22,10 +22,13 @@ class Tally(NamedTuple):
 
 
 def leave_out_suspicious(graded: Iterable[GradedTree]) -> list[GradedTree]:
-    """The trees of all problems whose gold answer no search came to doubt."""
+    """The trees without those of problems whose gold answer a search came to doubt and none found."""
     trees = list(graded)
-    doubted = {one.tree.problem_id for one in trees if one.tree.end == "suspicious"}
-    return [one for one in trees if one.tree.problem_id not in doubted]
+    suspicious = {one.tree.problem_id for one in trees if one.tree.end == "suspicious"}
+    solved = {
+        one.tree.problem_id for one in trees if any(verdict.correct for verdict in one.verdicts.values())
+    }
+    return [one for one in trees if one.tree.problem_id not in suspicious - solved]
 
 
 def is_held_out(problem_id: str, held_out_frac: float) -> bool:

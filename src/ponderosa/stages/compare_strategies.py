@@ -34,7 +34,7 @@ from ponderosa.stages.measuring import Measuring, open_measuring
 from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
 from ponderosa.stages.suite_config import DrawnSuite, draw_suite
 
-VERSION = 2
+VERSION = 3
 
 
 class ComparedStrategy(BaseConfig):

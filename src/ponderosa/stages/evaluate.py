@@ -36,7 +36,7 @@ from ponderosa.stages.measuring import open_measuring
 from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
 from ponderosa.stages.suite_config import SuiteConfig, draw_suite
 
-VERSION = 4
+VERSION = 5
 
 
 class Config(StageConfig):

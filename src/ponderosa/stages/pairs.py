@@ -31,7 +31,7 @@ from ponderosa.stages.rollout import POLICY, load_rollouts
 from ponderosa.stages.scoring import build_scorer, count_scoring, score_rows
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL, Learner, load_learner
-from ponderosa.stages.tree_tables import load_suspicious, load_trajectories
+from ponderosa.stages.tree_tables import load_doubted, load_trajectories
 
 VERSION = 1
 TABLE = "pairs.parquet"
@@ -97,13 +97,12 @@ def pair_stages(config: Config, context: Context, reference: Learner) -> PairSel
     """The pairs of all stages' attempts. Raises ConfigError if there are none, or if their token ids mean something
     else to the reference."""
     graded: list[GradedAttempt] = []
-    doubted: set[str] = set()
+    doubted = load_doubted(context.inputs[name] for name in config.trees)
     for name in (*config.rollouts, *config.trees):
         folder = context.inputs[name]
         policy = load_policy(folder / POLICY)
         check_same_ids(policy, reference.codec, reference.prompt_format, where=name)
         if name in config.trees:
-            doubted |= load_suspicious(folder)
             graded += [trajectory.graded for trajectory in load_trajectories(folder)]
         else:
             graded += [one for group in load_rollouts(folder) for one in group.graded]

@@ -42,7 +42,7 @@ from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
 from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.training_stage import MODEL
 
-VERSION = 3
+VERSION = 4
 TOKENS = "tokens.parquet"
 UNIT_PROBLEMS = 8
 """Problems of a unit: one alone has some hundred rollouts to draw at a time, which fill the slots."""

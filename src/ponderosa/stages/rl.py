@@ -50,7 +50,7 @@ from ponderosa.training.policy_gradient import (
 )
 from ponderosa.training.policy_loss import PolicyGradient
 
-VERSION = 3
+VERSION = 4
 
 
 class Annealing(BaseConfig):

@@ -55,7 +55,7 @@ from ponderosa.stages.policy import describe_policy
 from ponderosa.stages.problem_sources import ProblemConfig, draw_problems
 from ponderosa.stages.stage import Context, Need, Outcome
 
-VERSION = 3
+VERSION = 4
 MODEL = "model"
 PROBLEMS, ATTEMPTS, VERDICTS = "problems.parquet", "attempts.parquet", "verdicts.parquet"
 SOLVE_RATES, POLICY = "solve_rates.parquet", "policy.json"

@@ -46,7 +46,7 @@ from ponderosa.stages.stage import Context, Need, Outcome
 from ponderosa.stages.tree_samples import select_trees
 from ponderosa.stages.tree_tables import iterate_trees, save_trees
 
-VERSION = 7
+VERSION = 8
 UNIT_TREES = 64
 """Trees a unit holds at least."""
 UNIT_FILLS = 8

@@ -8,7 +8,7 @@ Writes rejected.parquet: each rollout and trajectory that is not trained on, and
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from ponderosa.stages.policy import check_same_format, check_same_ids, load_poli
 from ponderosa.stages.rollout import POLICY, PROBLEMS, load_rollouts
 from ponderosa.stages.solutions import load_solutions
 from ponderosa.stages.stage import Context, Need
-from ponderosa.stages.tree_tables import load_suspicious, load_trajectories
+from ponderosa.stages.tree_tables import load_doubted, load_trajectories
 from ponderosa.steps import Segment, render_steps
 from ponderosa.tasks.worked import WorkedSolution
 
@@ -195,6 +195,7 @@ def _list_sampled(
     prompt_weight = 0.0 if prompt_format.few_shot else question_weight
     choices = []
     rejections: list[Rejection] = []
+    doubted = load_doubted(context.inputs[name] for name in data.trees)
     for name in (*data.rollouts, *data.trees):
         folder = context.inputs[name]
         policy = load_policy(folder / POLICY)
@@ -203,8 +204,11 @@ def _list_sampled(
             check_same_format(policy, prompt_format, where=name)
         else:
             check_same_ids(policy, codec, prompt_format, where=name)
-        select = _select_trajectories if name in data.trees else _select_rollouts
-        selection = select(data, folder, frozenset(policy.eos_ids), context.seed)
+        eos_ids = frozenset(policy.eos_ids)
+        if name in data.trees:
+            selection = _select_trajectories(data, folder, eos_ids, doubted)
+        else:
+            selection = _select_rollouts(data, folder, eos_ids, context.seed)
         rejections += [
             Rejection(name, attempt.problem_id, attempt.sample, reason)
             for attempt, reason in selection.rejected
@@ -230,10 +234,10 @@ def _select_rollouts(
 
 
 def _select_trajectories(
-    data: SolutionData, folder: Path, eos_ids: frozenset[int], seed: int
+    data: SolutionData, folder: Path, eos_ids: frozenset[int], doubted: Iterable[str]
 ) -> RolloutSelection:
     taken = {problem.id for problem in load_problems(folder / PROBLEMS) if data.takes(problem)}
     trajectories = [one for one in load_trajectories(folder) if one.graded.attempt.problem_id in taken]
     held_out = [one for one in taken if is_held_out(one, data.held_out_frac)]
-    left_out = {**dict.fromkeys(held_out, "held_out"), **dict.fromkeys(load_suspicious(folder), "suspicious")}
+    left_out = {**dict.fromkeys(held_out, "held_out"), **dict.fromkeys(doubted, "suspicious")}
     return select_trajectories(trajectories, data.trajectories, eos_ids=eos_ids, left_out=left_out)

@@ -9,7 +9,7 @@ unit by unit. Verdicts lie apart, so that a better grader can grade the stored t
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,12 @@ def load_costs(folder: Path) -> dict[str, Cost]:
     return dict(costs)
 
 
-def load_suspicious(folder: Path) -> frozenset[str]:
-    """The ids of the problems whose gold answer a search came to doubt."""
-    return frozenset(row["problem_id"] for row in read_table(folder / TREES) if row["end"] == "suspicious")
+def load_doubted(folders: Iterable[Path]) -> frozenset[str]:
+    """The ids of the problems whose gold answer some search came to doubt and none of them found, in all these folders."""
+    folders = tuple(folders)
+    rows = [row for folder in folders for row in read_table(folder / TREES)]
+    suspicious = {row["problem_id"] for row in rows if row["end"] == "suspicious"}
+    return frozenset(suspicious.difference(*map(load_solved, folders)))
 
 
 def load_solved(folder: Path) -> frozenset[str]:

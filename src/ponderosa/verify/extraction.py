@@ -110,12 +110,13 @@ def extract_gold(text: str) -> str | None:
 def answer_from_attempt(text: str, steps: Sequence[Step]) -> str | None:
     """The answer of an attempt: for code what its last printing step printed last, for prose what the text says.
 
-    A box in the text stands above what the code printed: it is what the solution says in the end.
+    A box in prose behind that step stands above what it printed: it is what the solution says in the end.
     """
-    if _BOX.search(text) and (boxed := _last_box(text)) is not None:
-        return boxed
     for step in reversed(steps):
-        if step.code is not None and step.outcome == "ok" and step.observation and step.observation.strip():
+        if step.code is None:
+            if _BOX.search(step.text) and (boxed := _last_box(step.text)) is not None:
+                return boxed
+        elif step.outcome == "ok" and step.observation and step.observation.strip():
             printed = step.observation.strip().splitlines()[-1].strip()
             return extract_answer(printed)
     return None if any(step.code is not None for step in steps) else extract_answer(text)
