@@ -96,6 +96,7 @@ def test_a_row_on_a_slice_has_the_interval_and_the_cost_of_its_problems() -> Non
     assert (row["generated_tokens"], row["eval_flops"], row["samples"]) == (8 * 20, 800.0, 1)
     assert pick(rows, "coverage_without_extra", "operations=10")["value"] == 2 / 8
     assert pick(rows, "mean_computed_tokens")["value"] == 35.0
+    assert pick(rows, "mean_simulations", "operations=10")["value"] == (7 * 4 + 8) / 8
     assert pick(rows, "ended_solved_frac")["value"] == pytest.approx(3 / 8)
     assert pick(rows, "ended_hopeless_frac")["value"] == 0.0
 
@@ -347,13 +348,13 @@ def test_the_section_has_a_table_and_a_chart_of_coverage(tmp_path: Path) -> None
     header, first, searched, *_ = Tables(section).rows
     assert header[1:] == [
         *("all", "operations 3", "operations 4", "operations 10"),
-        *("false positives", "tokens a problem", "FLOP"),
+        *("false positives", "tokens a problem", "simulations a tree", "slots busy", "FLOP"),
     ]
     low, high = compute_wilson_interval(3, 8)
     assert first[4] == "—"
     assert searched[4] == f"37.5% [{100 * low:.1f}, {100 * high:.1f}]"
     assert searched[5].startswith("50.0% [")
-    assert searched[6:] == ["35", "2.4k"]
+    assert searched[6:] == ["35", "4.5", "93%", "2.4k"]
     assert section.count("<svg") == 1
     assert section.count('class="dot') == 2 * 3
     assert ">trees-1</li>" in section

@@ -116,7 +116,7 @@ def summarise(
 
 
 ACCURACY = "accuracy"
-UNBOUNDED = frozenset({"mean_generated_tokens", "mean_computed_tokens"})
+UNBOUNDED = frozenset({"mean_generated_tokens", "mean_computed_tokens", "mean_simulations"})
 
 Compute = Callable[[Graded], float]
 

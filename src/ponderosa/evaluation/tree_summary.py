@@ -133,6 +133,7 @@ def compute_values(
     coverage                 has a right solution; `coverage_without_extra` without the trees that had extra simulations
     false_positive_frac      of its right answers the share that came from a refuted program; of those asked again
     mean_computed_tokens     prefilled, generated or scored, in all of its trees
+    mean_simulations         in one of its trees
     ended_REASON_frac        of its trees those that stopped for that reason
     """
     searched: dict[str, list[SearchedTree]] = {problem.id: [] for problem in problems}
@@ -154,6 +155,9 @@ def compute_values(
         },
         "mean_computed_tokens": {
             id: float(sum(tree.cost.computed_tokens for tree in mine)) for id, mine in searched.items()
+        },
+        "mean_simulations": {
+            id: fmean(tree.num_simulations for tree in mine) for id, mine in searched.items() if mine
         },
     }
     for end in get_args(TreeEnd):

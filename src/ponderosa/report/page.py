@@ -18,6 +18,7 @@ from ponderosa.report.results import (
     render_stage_tables,
     render_totals,
 )
+from ponderosa.report.reward_models import render_reward_models
 from ponderosa.report.rounds import render_rounds
 from ponderosa.report.run import Run, load_run
 from ponderosa.report.strategies import render_strategies
@@ -102,6 +103,15 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "intervals; over several training seeds, figures are means with the range of the seeds. Tests are paired, against the "
             "search before on the same problems. The chart has the searches that nothing was trained on, where there are any.",
             render_rounds(run),
+        ),
+        (
+            "Reward models",
+            "On trees of problems that no reward model learned from. Pairs: how often the better one of two has the higher score. "
+            "Success is +1 where all solutions below a node are right, -1 where all are wrong; a score is mapped to it by one monotone "
+            "curve. Squared error is of that map, fitted on half of the problems for the other half; above that of a constant, "
+            "scores say less about success than its mean does. On a good curve dots lie on the diagonal. Brackets and whiskers are 95% "
+            "intervals over problems.",
+            render_reward_models(run),
         ),
         (
             "Strategies at equal budget",

@@ -17,7 +17,7 @@ from ponderosa.report.figures import (
     sort_values,
 )
 from ponderosa.report.html import Html, join, tag
-from ponderosa.report.numbers import MISSING, as_number, format_amount
+from ponderosa.report.numbers import MISSING, as_number, format_amount, format_percent
 from ponderosa.report.results import get_metric, render_test
 from ponderosa.report.run import Record, Run, as_list, as_record
 from ponderosa.report.table import ALL, list_headline_rows
@@ -29,7 +29,7 @@ WITHOUT_EXTRA = "coverage_without_extra"
 @dataclass(frozen=True, slots=True)
 class Line:
     """One share by slice: the coverage of a search, or the accuracy of a policy. tokens: computed for each problem.
-    flops: of the search, or of training the policy, at one seed. teaches: some stage was trained on the trees of this
+    flops: of the search, or of training the policy, at one seed. simulations: of a tree. occupancy: of the engine's slots. teaches: some stage was trained on the trees of this
     search. tests: of a search against the one before it of the same problems, by slice and seed."""
 
     name: str
@@ -37,6 +37,8 @@ class Line:
     by_slice: BySlice
     false_positives: Figure | None = None
     tokens: Figure | None = None
+    simulations: Figure | None = None
+    occupancy: Figure | None = None
     flops: float | None = None
     is_search: bool = False
     teaches: bool = False
@@ -81,6 +83,8 @@ def _list_coverage(search: str, rows: Sequence[Record], run: Run) -> list[Line]:
         whole,
         false_positives=read_slices(rows, "false_positive_frac").get(ALL),
         tokens=read_slices(rows, "mean_computed_tokens").get(ALL),
+        simulations=read_slices(rows, "mean_simulations").get(ALL),
+        occupancy=read_slices(rows, "occupancy").get(ALL),
         flops=_average_cost(rows, "eval_flops"),
         is_search=True,
         teaches=any(search in trees for _, trees in _list_trees(run)),
@@ -155,7 +159,7 @@ def _render_table(lines: Sequence[Line], key: str) -> Html:
     """A row for each line, and one for the tests of a search; a column for each slice."""
     values = sort_values([line.by_slice for line in lines], key)
     columns = ("stage", "all", *(f"{key} {value}" for value in values))
-    columns += ("false positives", "tokens a problem", "FLOP")
+    columns += ("false positives", "tokens a problem", "simulations a tree", "slots busy", "FLOP")
     slices = [ALL, *(f"{key}={value}" for value in values)]
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in columns]))
     body = [
@@ -172,6 +176,8 @@ def _render_line(line: Line, slices: Sequence[str]) -> Html:
         [render_share(line.by_slice.get(name)) for name in slices],
         render_share(line.false_positives),
         tag("td", MISSING if line.tokens is None else format_amount(line.tokens.value)),
+        tag("td", MISSING if line.simulations is None else format_amount(line.simulations.value)),
+        tag("td", MISSING if line.occupancy is None else format_percent(line.occupancy.value, 0)),
         tag("td", format_amount(line.flops)),
     )
 
@@ -186,7 +192,7 @@ def _render_tests(tests: Mapping[str, Sequence[Record]], slices: Sequence[str]) 
         )
         for name in slices
     ]
-    return tag("tr", tag("td", tag("small", against)), cells, [tag("td")] * 3)
+    return tag("tr", tag("td", tag("small", against)), cells, [tag("td")] * 5)
 
 
 def _name_seed(test: Record) -> str:

@@ -15,8 +15,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StageFolder:
-    """What one stage left behind. `metrics` are training steps, `margins` those of preference pairs; `rows`, `tests`,
-    `samples` an evaluation's; `trees` a few of a search's.
+    """What one stage left behind. `metrics` are training steps, `margins` those of preference pairs; `held_out` what a
+    reward model was measured on; `rows`, `tests`, `samples` an evaluation's; `trees` a few of a search's.
 
     model_name: the name, with its arms where not all of a sweep's arms have it. label: with its seed too, where a run
     has several.
@@ -35,6 +35,7 @@ class StageFolder:
     model_name: str = ""
     label: str = ""
     margins: Record = field(default_factory=dict)
+    held_out: Record = field(default_factory=dict)
     trees: list[ShownTree] = field(default_factory=list)
 
     @property
@@ -143,6 +144,7 @@ def _load_stage(run_dir: Path, folder: Path, notes: list[str]) -> StageFolder:
         tests=as_records(read("tests.json")),
         samples=as_records(read("samples.json")),
         margins=as_record(read("margins.json")),
+        held_out=as_record(read("held_out.json")),
         trees=read(SHOWN_FILE, load_shown) or [],
     )
 
