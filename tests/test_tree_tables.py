@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -107,9 +108,6 @@ QUERIES = re.findall(r"^```sql\n(.*?)^```", DOCS.read_text("utf-8"), re.DOTALL |
 def test_documented_queries_run_and_the_paths_they_find_are_the_trajectories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    duckdb = pytest.importorskip(
-        "duckdb", reason="duckdb is not installed: the queries of docs/trees.md were not run"
-    )
     save_trees(tmp_path, [FORKED, BARE])
     monkeypatch.chdir(tmp_path)
     answers = [duckdb.sql(query) for query in QUERIES]
