@@ -1,4 +1,4 @@
-"""A sandbox that understands `print(number)`, `print(x)` and `fail()`, a reward model that is a function of the text, a
+"""A sandbox that understands `print(number)`, `print(x)`, `fail()` and `loop()`, a reward model that is a function of the text, a
 judge that is a function of the attempt, and a way to solve one problem."""
 
 import re
@@ -39,6 +39,8 @@ class FakeSandbox:
     def _execute(self, prefix: Sequence[str], code: str) -> FakeExecution:
         if "fail()" in code:
             return FakeExecution("error", "", "ValueError: failed")
+        if "loop()" in code:
+            return FakeExecution("timeout", "", "TimeoutError: 2 s")
         printed = re.search(r"print\((\w+)\)", code)
         if printed is None:
             return FakeExecution("ok", "", None)

@@ -17,6 +17,7 @@ from ponderosa.search.driver import build_context, run_unit
 from ponderosa.search.labelling import TreeSearch
 from ponderosa.search.mcts import MCTS
 from ponderosa.search.requests import SearchResult
+from ponderosa.search.selection import SelectionRule
 from ponderosa.search.solution import Limits
 from ponderosa.steps import Delimiters
 from search_fakes import PROBLEM, FakeSandbox, FakeScorer
@@ -84,6 +85,41 @@ def test_golden_tree_without_a_reward_model() -> None:
         "  So \\boxed{6} x1 N=1 Q=+0.00 answer=6",
         "x = 4 x1 N=3 Q=+0.00",
         "  So \\boxed{4} x3 N=3 Q=+0.00 answer=4",
+    ]
+
+
+def test_golden_tree_by_puct() -> None:
+    """First x = 5, which two of three candidates wrote: 0.2 + 2 * 2/3 / 2 against 0.3 + 2 * 1/3 / 2 of x = 4, the better
+    one by its score alone. Then (0.2 - 1 + 0.1) / 3."""
+    config = MCTS(simulations=1, candidates=3, selection=SelectionRule(rule="puct"))
+    assert draw(get_tree(search(config, scorer=FakeScorer(score)))).splitlines() == [
+        "x = 5 x2 N=3 Q=-0.23 score=+0.20",
+        "  print(x) x1 N=1 Q=+0.80 score=+0.80",
+        "  fail() x1 N=1 Q=-1.00",
+        "  So \\boxed{6} x1 N=1 Q=+0.10 score=+0.10 answer=6",
+        "x = 4 x1 N=1 Q=+0.30 score=+0.30",
+    ]
+
+
+def test_golden_tree_of_two_leaves_in_flight() -> None:
+    """The better one by its score is chosen first; its virtual loss sends the second simulation to the other. Both are
+    expanded in one round and backed up in that order."""
+    tree = get_tree(search(MCTS(simulations=2, candidates=3, leaves=2), scorer=FakeScorer(score)))
+    assert [(node.parent, node.step.text) for node in tree.nodes] == [
+        (None, "x = 5"),
+        (None, "x = 4"),
+        (1, "So \\boxed{4}"),
+        (0, "print(x)"),
+        (0, "fail()"),
+        (0, "So \\boxed{6}"),
+    ]
+    assert draw(tree).splitlines() == [
+        "x = 5 x2 N=3 Q=-0.23 score=+0.20",
+        "  print(x) x1 N=1 Q=+0.80 score=+0.80",
+        "  fail() x1 N=1 Q=-1.00",
+        "  So \\boxed{6} x1 N=1 Q=+0.10 score=+0.10 answer=6",
+        "x = 4 x1 N=4 Q=-0.30 score=+0.30",
+        "  So \\boxed{4} x3 N=3 Q=-0.50 score=-0.50 answer=4",
     ]
 
 

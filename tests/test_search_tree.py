@@ -102,6 +102,23 @@ def test_where_errors_are_allowed_a_solution_goes_on_behind_them() -> None:
     assert tree.nodes[-1].answer == "5"
 
 
+def test_where_two_errors_in_a_row_are_allowed_the_third_is_the_end() -> None:
+    script = {
+        ROOT: ["fail()" + STEP],
+        "<|end_of_output|>": ["fail()" + STEP],
+    }
+    tree, *_ = expand(script, 1, 1, 1, limits=Limits(max_errors=2))
+    assert [node.is_dead for node in tree.nodes] == [False, False, True]
+
+
+def test_a_step_that_times_out_kills_its_node_and_no_sibling() -> None:
+    tree, *_ = expand({ROOT: ["loop()" + STEP, "print(5)" + STEP]}, 2)
+    assert [(node.draft.steps[-1].outcome, node.is_dead) for node in tree.nodes] == [
+        ("timeout", True),
+        ("ok", False),
+    ]
+
+
 def test_a_solution_that_is_cut_short_or_refused_is_dead() -> None:
     cut, *_ = expand({ROOT: ["print(5)" + STEP]}, 1, limits=Limits(max_steps=1))
     assert [(node.draft.finish, node.is_dead) for node in cut.nodes] == [("length", True)]

@@ -2,9 +2,10 @@
 
 Every problem's search is a generator; the driver answers their requests. Searches begin as slots become free, those that
 another one gathered before new problems, so that what has begun goes on while the engine still knows its prefix, and no
-search waits for another. While the engine runs a tick, the steps that the last
+search waits for another's tokens. While the engine runs a tick, the steps that the last
 tick closed run in the sandbox, what was to be scored is scored and what was to be graded is graded, in one batch
-each; their replies are taken up at the tick's end, always, so that no result depends on how fast anything was.
+each; their replies are taken up at the tick's end, always, so that no result depends on how fast anything was, and a step
+that runs into the sandbox's time limit holds up all searches for so long.
 Replies reach searches in the order of their requests.
 """
 
