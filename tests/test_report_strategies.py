@@ -81,7 +81,7 @@ def test_the_section_has_a_table_for_each_budget_with_tests_and_costs(folder: Pa
     section = html.partition('id="strategies-at-equal-budget"')[2].partition("</section>")[0]
     rows = Tables(section).rows
     assert len(rows) == len(BUDGETS) * (1 + len(CONTENDERS))
-    assert section.count("<svg") == 4
+    assert section.count("<svg") == 8
     header, majority, first, *_ = rows
     assert header[:4] == ["strategy", "accuracy", "against majority", "Holm p"]
     assert majority[2:] == ["—", "—", "1,050", "1.1G", "0.03"]
@@ -90,7 +90,7 @@ def test_the_section_has_a_table_for_each_budget_with_tests_and_costs(folder: Pa
     assert first[:2] == ["best of nppm-4", f"{test['value_b']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"]
     assert first[2] == f"+{100 * (test['value_b'] - test['value_a']):.1f} points p = {test['p_value']:.2g}"
     assert first[3] == "1"
-    assert section.count("<details") == len(BUDGETS)
+    assert section.count("<details") == len(BUDGETS) + 1
     assert section.count("<details open") == 1
 
 
@@ -111,6 +111,14 @@ def test_over_several_seeds_figures_are_means_with_ranges_and_each_seed_has_its_
     assert scored[1] == f"{mean:.1%} {100 * low:.1f}–{100 * high:.1f}%"
     assert "seed 0" in scored[2]
     assert "seed 1" in scored[2]
+
+
+def test_the_same_answers_are_drawn_over_flops_too(folder: Path) -> None:
+    html = str(render_strategies(load_run(folder)))
+    by_tokens, fold, by_flops = html.partition("By FLOPs")
+    assert fold
+    assert by_flops.count("<svg") == by_tokens.count("<svg") > 0
+    assert "FLOP computed for a problem" in by_flops.partition("<table")[0]
 
 
 def test_each_arm_of_a_sweep_has_its_own_comparison(folder: Path) -> None:

@@ -34,8 +34,9 @@ EDGE = 8
 
 
 class Frame(NamedTuple):
-    """What charts side by side have in common: budgets, and the ends of both axes."""
+    """What charts side by side have in common: the unit that is spent, marked amounts of it, and the ends of both axes."""
 
+    unit: str
     budgets: Sequence[float]
     lowest: float
     highest: float
@@ -43,14 +44,14 @@ class Frame(NamedTuple):
     right: float
 
 
-def build_frame(series: Sequence[Series], budgets: Sequence[float]) -> Frame:
+def build_frame(series: Sequence[Series], budgets: Sequence[float], unit: str = "tokens") -> Frame:
     """A frame that holds every line, from and to a whole multiple of five percent."""
     points = [point for one in series for point in _list_drawable(one)]
     ends = [end for point in points for end in (point.y, point.low, point.high) if end is not None]
     values = [min(1.0, max(0.0, end)) for end in ends] or [0.0]
     lowest, highest = floor(20 * min(values)) / 20, ceil(20 * max(values)) / 20
     places = [*budgets, *(point.x for point in points)] or [1.0]
-    return Frame(budgets, lowest, max(highest, lowest + 0.1), min(places), max(places))
+    return Frame(unit, budgets, lowest, max(highest, lowest + 0.1), min(places), max(places))
 
 
 def render_budget_curves(
@@ -71,9 +72,9 @@ def render_budget_curves(
             for value in choose_ticks(frame.lowest, frame.highest, 6)
         ],
         [_draw_budget(x(budget), budget) for budget in frame.budgets],
-        draw_x_title("tokens computed for a problem", right),
+        draw_x_title(f"{frame.unit} computed for a problem", right),
         [_draw_band(series[0], x, y)] if series else [],
-        [_draw_line(one, points, x, y) for one, points in reversed(lines)],
+        [_draw_line(one, points, x, y, frame.unit) for one, points in reversed(lines)],
         [
             _draw_name(one, x(points[-1].x), y(points[-1].y), right, height)
             for (one, points), height in zip(lines, heights, strict=True)
@@ -113,10 +114,10 @@ def _draw_band(series: Series, x: Scale, y: Scale) -> Html:
     return tag("polygon", points=spell_path([*low, *reversed(high)]), class_=f"band s{series.colour}")
 
 
-def _draw_line(series: Series, points: Sequence[Point], x: Scale, y: Scale) -> Html:
+def _draw_line(series: Series, points: Sequence[Point], x: Scale, y: Scale, unit: str) -> Html:
     placed = [(x(point.x), y(point.y)) for point in points]
     dots = [
-        tag("circle", tag("title", _spell(series, point)), cx=at, cy=height, r=3.4, class_="dot")
+        tag("circle", tag("title", _spell(series, point, unit)), cx=at, cy=height, r=3.4, class_="dot")
         for point, (at, height) in zip(points, placed, strict=True)
     ]
     line = tag("polyline", points=spell_path(placed), class_="mean")
@@ -130,6 +131,7 @@ def _draw_name(series: Series, at: float, end: float, right: float, height: floa
     return tag("g", leader, tag("text", series.name, x=right + 10, y=height + 4))
 
 
-def _spell(series: Series, point: Point) -> str:
+def _spell(series: Series, point: Point, unit: str) -> str:
     interval = "" if point.low is None else f" {format_interval(point.low, point.high)}"
-    return f"{series.name}, {format_count(point.x)} tokens: {format_percent(point.y)}{interval}"
+    spent = f"{format_count(point.x)} tokens" if unit == "tokens" else format_amount(point.x, unit)
+    return f"{series.name}, {spent}: {format_percent(point.y)}{interval}"

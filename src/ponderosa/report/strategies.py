@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from statistics import fmean
+from typing import Literal
 
 from ponderosa.report.axes import HEIGHT, NUM_COLOURS, WIDTH
-from ponderosa.report.budget_curves import build_frame, render_budget_curves
+from ponderosa.report.budget_curves import Frame, build_frame, render_budget_curves
 from ponderosa.report.charts import Point, Series
 from ponderosa.report.figures import Figure, render_share, sum_up
 from ponderosa.report.html import Html, join, tag
@@ -18,6 +19,7 @@ from ponderosa.report.results import render_test
 from ponderosa.report.run import Record, Run
 from ponderosa.report.table import ALL
 
+Cost = Literal["tokens", "flops"]
 ACCURACY_AT_BUDGET = "accuracy_at_budget"
 UNSCORED = "no reward model"
 COMPUTED = ("prefill_tokens", "generated_tokens", "scored_tokens")
@@ -135,26 +137,28 @@ def name_strategy(name: str) -> str:
 # Charts
 
 
-def list_panels(comparison: Comparison) -> dict[str, list[Series]]:
-    """The lines of each reward model's chart, after that of the strategy they are tested against; one colour for each
-    strategy in all of them."""
+def list_panels(comparison: Comparison, cost: Cost = "tokens") -> dict[str, list[Series]]:
+    """The lines of each reward model's chart over a cost, after that of the strategy they are tested against; one colour
+    for each strategy in all of them."""
     colours = {name: rank % NUM_COLOURS for rank, name in enumerate(dict(comparison.contenders))}
     first = comparison.contenders[0]
     panels: dict[str, list[Series]] = {}
     for contender in comparison.contenders:
         strategy, reward_model = contender
-        series = _build_series(comparison, contender, colours[strategy])
-        start = [] if contender == first else [_build_series(comparison, first, colours[first[0]])]
+        series = _build_series(comparison, contender, colours[strategy], cost)
+        start = [] if contender == first else [_build_series(comparison, first, colours[first[0]], cost)]
         panels.setdefault(reward_model or UNSCORED, start).append(series)
     return panels
 
 
-def _build_series(comparison: Comparison, contender: tuple[str, str], colour: int) -> Series:
+def _build_series(
+    comparison: Comparison, contender: tuple[str, str], colour: int, cost: Cost = "tokens"
+) -> Series:
     found = [comparison.find(contender, budget) for budget in comparison.budgets]
     points = [
-        Point(one.tokens, one.accuracy.value, one.accuracy.low, one.accuracy.high)
+        Point(spent, one.accuracy.value, one.accuracy.low, one.accuracy.high)
         for one in found
-        if one is not None and one.tokens is not None
+        if one is not None and (spent := one.tokens if cost == "tokens" else one.flops) is not None
     ]
     return Series(name_strategy(contender[0]), tuple(sorted(points, key=lambda point: point.x)), colour)
 
@@ -197,15 +201,32 @@ def render_strategies(run: Run) -> Html | None:
 def _render_comparison(comparison: Comparison) -> Html:
     panels = list_panels(comparison)
     frame = build_frame([one for series in panels.values() for one in series], comparison.budgets)
-    charts = [
-        tag("div", tag("p", tag("b", title)), render_budget_curves(series, frame, title=title))
-        for title, series in panels.items()
-    ]
     heading = f"{comparison.name}, {comparison.arm}" if comparison.arm else comparison.name
     facts = f"{comparison.model} · {format_count(comparison.num_problems)} problems"
     caption = tag("figcaption", tag("b", heading), tag("span", facts))
     tables = [_render_table(comparison, budget) for budget in comparison.budgets]
-    return tag("figure", caption, tag("div", charts, class_="charts panels"), tables)
+    return tag("figure", caption, _render_charts(panels, frame), _render_flops(comparison), tables)
+
+
+def _render_charts(panels: Mapping[str, Sequence[Series]], frame: Frame) -> Html:
+    charts = [
+        tag("div", tag("p", tag("b", title)), render_budget_curves(series, frame, title=title))
+        for title, series in panels.items()
+    ]
+    return tag("div", charts, class_="charts panels")
+
+
+def _render_flops(comparison: Comparison) -> Html | None:
+    """The same charts over FLOPs, folded; marked where the strategy that others are tested against stands."""
+    panels = list_panels(comparison, "flops")
+    every = [one for series in panels.values() for one in series]
+    marks = [point.x for point in next((one.points for one in every), ()) if 0 < point.x < 1e100]
+    if not marks:
+        return None
+    charts = _render_charts(panels, build_frame(every, marks, "FLOP"))
+    return tag(
+        "details", tag("summary", tag("b", "By FLOPs"), "the same answers over what was computed"), charts
+    )
 
 
 def _render_table(comparison: Comparison, budget: float) -> Html:
