@@ -28,6 +28,7 @@ from ponderosa.evaluation.summary import Row, RowContext, build_results, correct
 from ponderosa.ledger import Ledger
 from ponderosa.records import GradedAttempt
 from ponderosa.search.registry import check_reward_model, check_takes_budget, get_strategy
+from ponderosa.search.solution import Limits
 from ponderosa.search.strategies import Strategy
 from ponderosa.stages.attempt_tables import count_costs, save_graded
 from ponderosa.stages.measuring import Measuring, open_measuring
@@ -109,6 +110,7 @@ class Config(StageConfig):
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 leaves nothing out")
     max_tokens: int = Field(256, ge=1, description="most new tokens of a solution, observations included")
+    max_steps: int = Field(32, ge=1, description="most steps of a solution: the depth of a tree")
     num_slots: int = Field(128, ge=1, description="solutions sampled at once")
 
     @model_validator(mode="after")
@@ -179,7 +181,7 @@ def measure(
             suite,
             contender.entry.get_strategy(token_budget),
             sampling=Sampling(temperature=config.temperature, top_p=config.top_p),
-            max_tokens=config.max_tokens,
+            limits=Limits(config.max_tokens, config.max_steps),
             reward_model=contender.reward_model,
             label=f"{contender.name}, {token_budget:,} tokens",
         )

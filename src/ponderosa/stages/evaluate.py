@@ -31,6 +31,7 @@ from ponderosa.evaluation.summary import (
 from ponderosa.ledger import Ledger
 from ponderosa.records import GradedAttempt
 from ponderosa.search.registry import find_token_budget
+from ponderosa.search.solution import Limits
 from ponderosa.stages.attempt_tables import count_costs, load_graded, save_graded
 from ponderosa.stages.measuring import open_measuring
 from ponderosa.stages.stage import Context, Draw, Need, Outcome, StageConfig
@@ -52,6 +53,7 @@ class Config(StageConfig):
         description="what the paired tests compare; of a strategy that settles on an answer its accuracy",
     )
     max_tokens: int = Field(256, ge=1, description="most new tokens of a solution, observations included")
+    max_steps: int = Field(32, ge=1, description="most steps of a solution: the depth of a tree")
     num_slots: int = Field(128, ge=1, description="solutions sampled at once")
 
     @model_validator(mode="after")
@@ -105,7 +107,7 @@ def run(config: Config, context: Context) -> Outcome:
                     suite,
                     item.get_strategy(),
                     sampling=Sampling(temperature=item.temperature, top_p=item.top_p),
-                    max_tokens=config.max_tokens,
+                    limits=Limits(config.max_tokens, config.max_steps),
                     reward_model=item.reward_model,
                 )
                 eval_s = read_seconds()

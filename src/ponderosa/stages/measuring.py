@@ -43,7 +43,7 @@ class Measuring:
         strategy: Strategy,
         *,
         sampling: Sampling,
-        max_tokens: int,
+        limits: Limits,
         reward_model: str | None = None,
         label: str | None = None,
     ) -> list[GradedAttempt]:
@@ -60,7 +60,7 @@ class Measuring:
                 self.prompt_format,
                 seed=self.context.seed,
                 sampling=sampling,
-                limits=Limits(max_tokens=max_tokens),
+                limits=limits,
                 scorer=scorer,
             ),
             self.journal,
