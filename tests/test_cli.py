@@ -276,7 +276,7 @@ def test_an_interrupted_run_says_so_and_can_be_continued(
         signal.signal(signal.SIGINT, handler)
 
     assert code == expected
-    assert "the same command continues where this one stopped" in errors
+    assert "the same command goes on from what was saved last" in errors
     assert "Traceback" not in errors
     assert output == ""
 
@@ -484,8 +484,9 @@ def test_evaluate_says_which_rows_of_a_file_it_leaves_out(
     code, _, errors = cli("evaluate", model, "--suite", "rows.jsonl", "--max-tokens", "8")
 
     assert code == 0
-    assert errors.splitlines()[:2] == [
+    assert errors.splitlines()[:3] == [
         "left out rows.jsonl:3: 'question' is missing or empty",
+        "left out 1 malformed in all; the figures are of 1 problem",
         "left out rows.jsonl: 1 of 3 rows are of split train, not test",
     ]
 

@@ -70,6 +70,7 @@ def test_rows_of_other_splits_are_counted_and_said_beside_the_refused_ones(tmp_p
     name = write_problems(tmp_path / "mine.jsonl", [*rows, {"answer": "no question"}])
     assert load_suite(name, seed=1, base=tmp_path).left_out == [
         "mine.jsonl:7: 'question' is missing or empty",
+        "1 malformed in all; the figures are of 2 problems",
         "mine.jsonl: 3 of 7 rows are of split train, not test",
         "mine.jsonl: 1 of 7 rows are of split selection, not test",
     ]

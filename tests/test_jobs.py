@@ -290,7 +290,7 @@ def test_an_interrupted_run_stops_every_stage(
         signal.signal(signal.SIGINT, handler)
 
     assert code == expected
-    assert "the same command continues where this one stopped" in errors
+    assert "the same command goes on from what was saved last" in errors
     assert is_gone(tmp_path, "slow")
     assert is_gone(tmp_path, task)
 

@@ -73,7 +73,7 @@ def main() -> NoReturn:
             sys.exit(2)
         raise
     if code == INTERRUPTED:
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+        print("interrupted; the same command goes on from what was saved last", file=sys.stderr)
     sys.exit(code or 0)
 
 
@@ -95,7 +95,7 @@ def _accept_common_options(
 
 
 def _exit_on_term(*_: object) -> NoReturn:
-    print("terminated; the same command continues where this one stopped", file=sys.stderr)
+    print("terminated; the same command goes on from what was saved last", file=sys.stderr)
     sys.exit(143)
 
 

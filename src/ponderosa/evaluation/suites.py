@@ -119,7 +119,13 @@ class Suite:
     @property
     def left_out(self) -> list[str]:
         """Which rows of a problem file are not in the suite and why, in lines to tell the user."""
-        return [*(f"{row.file}:{row.line}: {row.reason}" for row in self.quarantined), *self.other_splits]
+        refused = [f"{row.file}:{row.line}: {row.reason}" for row in self.quarantined]
+        if refused:
+            asked = len(self.problems)
+            refused.append(
+                f"{len(refused)} malformed in all; the figures are of {asked} problem{'s' * (asked > 1)}"
+            )
+        return [*refused, *self.other_splits]
 
 
 def find_suite(name: str) -> SuiteRecipe:

@@ -131,13 +131,18 @@ def render_whiskers(
     )
 
 
-def render_signed(series: Series, *, x_title: str, title: str) -> Html:
-    """A quantity of either sign against another: dots with their intervals, joined; zero is always in sight."""
+def render_signed(series: Series, *, x_title: str, title: str, has_diagonal: bool = False) -> Html:
+    """A quantity of either sign against another: dots with their intervals, joined; zero is always in sight.
+
+    has_diagonal: both are of one unit, and where they are equal is drawn.
+    """
     points = [point for point in series.points if math.isfinite(point.x) and math.isfinite(point.y)]
     if not points:
         return tag("p", "No finite points.", class_="missing")
     ends = [end for point in points for end in (point.y, point.low, point.high, 0.0) if end is not None]
     left, right = (choose(0.0, *(point.x for point in points)) for choose in (min, max))
+    if has_diagonal:
+        ends += [left, right]
     x = build_linear_scale(left, right, LEFT + 8, WIDTH - RIGHT - 8)
     y = build_linear_scale(min(ends), max(ends), HEIGHT - BOTTOM, TOP)
     return draw_chart(
@@ -147,6 +152,7 @@ def render_signed(series: Series, *, x_title: str, title: str) -> Html:
         draw_x_title(x_title),
         tag("line", x1=x(0), x2=x(0), y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"),
         tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(0), y2=y(0), class_="whisker"),
+        [tag("line", x1=x(left), x2=x(right), y1=y(left), y2=y(right), class_="diagonal")] * has_diagonal,
         tag(
             "polyline",
             points=spell_path([(x(point.x), y(point.y)) for point in points]),

@@ -38,8 +38,8 @@ def format_interval(low: Any, high: Any, *, is_frac: bool = True) -> str:
     ends = (as_number(low), as_number(high))
     if ends[0] is None or ends[1] is None:
         return MISSING
-    scale = 100 if is_frac else 1
-    return f"[{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]".replace("-", "−")
+    low, high = (round((100 if is_frac else 1) * end, 1) + 0.0 for end in ends if end is not None)
+    return f"[{low:.1f}, {high:.1f}]".replace("-", "−")
 
 
 def format_estimate(row: Mapping[str, Any] | None) -> str:

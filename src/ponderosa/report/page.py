@@ -101,15 +101,15 @@ def _list_sections(run: Run) -> list[tuple[str, str, Html | None]]:
             "in their trees. False positives: of a problem's right answers the share whose program is wrong on other "
             "numbers; these do not count as right. FLOP: of the search, or of training the policy. Brackets are 95% "
             "intervals; over several training seeds, figures are means with the range of the seeds. Tests are paired, against the "
-            "search before on the same problems. The chart has the searches that nothing was trained on, where there are any.",
+            "search before on the same problems; what is coloured has Holm p below 0.01 and an interval without 0. Columns are the slices that were searched. The chart has the searches that nothing was trained on, where there are any.",
             render_rounds(run),
         ),
         (
             "Reward models",
             "On trees of problems that no reward model learned from. Pairs: how often the better one of two has the higher score. "
             "Success is +1 where all solutions below a node are right, -1 where all are wrong; a score is mapped to it by one monotone "
-            "curve. Squared error is of that map, fitted on half of the problems for the other half; above that of a constant, "
-            "scores say less about success than its mean does. On a good curve dots lie on the diagonal. Brackets and whiskers are 95% "
+            "curve. Squared error is of that map, fitted on half of the problems for the other half; explained is by how much it is below "
+            "that of a constant: below 0 a score says less about success than the mean of all does. On a good curve dots lie on the diagonal. Brackets and whiskers are 95% "
             "intervals over problems.",
             render_reward_models(run),
         ),

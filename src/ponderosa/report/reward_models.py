@@ -21,7 +21,7 @@ def render_reward_models(run: Run) -> Html | None:
 
 
 def _render_table(stages: list[StageFolder]) -> Html:
-    names = ("reward model", *LEVELS.values(), "nodes", *ERRORS.values())
+    names = ("reward model", *LEVELS.values(), "nodes", *ERRORS.values(), "explained")
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in names]))
     body = tag("tbody", [_render_line(stage) for stage in stages])
     return tag("figure", tag("div", tag("table", head, body, class_="numbers"), class_="scroll"))
@@ -36,7 +36,18 @@ def _render_line(stage: StageFolder) -> Html:
         [_render_ranking(as_record(pairs.get(level))) for level in LEVELS],
         tag("td", format_count(calibration.get("nodes"))),
         [tag("td", _format_error(calibration.get(name))) for name in ERRORS],
+        tag("td", _say_worth(calibration)),
     )
+
+
+def _say_worth(calibration: Record) -> Html:
+    """Is the score worth more than no score at all?"""
+    error, baseline = (as_number(calibration.get(key)) for key in ("squared_error", "baseline"))
+    if error is None or not baseline:
+        return tag("span", MISSING, class_="missing")
+    gain = 1 - error / baseline
+    direction = "up" if gain > 0 else "down"
+    return tag("span", tag("b", f"{100 * gain:+.0f}%".replace("-", "−"), class_=direction), class_="test")
 
 
 def _render_ranking(ranking: Record) -> Html:
@@ -59,6 +70,7 @@ def _render_curve(stage: StageFolder, colour: int) -> Html:
         Series(stage.label, tuple(points), colour),
         x_title="success that the score says",
         title=f"Calibration of {stage.label}",
+        has_diagonal=True,
     )
     return tag("figure", tag("figcaption", tag("b", stage.label), tag("span", "success seen")), chart)
 

@@ -156,8 +156,8 @@ def _render_arm(arm: str, lines: Sequence[Line]) -> Html:
 
 
 def _render_table(lines: Sequence[Line], key: str) -> Html:
-    """A row for each line, and one for the tests of a search; a column for each slice."""
-    values = sort_values([line.by_slice for line in lines], key)
+    """A row for each line, and one for the tests of a search; a column for each slice that was searched."""
+    values = sort_values([line.by_slice for line in lines if line.is_search], key)
     columns = ("stage", "all", *(f"{key} {value}" for value in values))
     columns += ("false positives", "tokens a problem", "simulations a tree", "slots busy", "FLOP")
     slices = [ALL, *(f"{key}={value}" for value in values)]

@@ -8,8 +8,8 @@ from typing import Any
 from ponderosa.data.reward_rows import build_comparison_row, build_node_rows, list_readings
 from ponderosa.data.step_pairs import LEVELS, Comparison, Level, StepPairRules, select_step_pairs
 from ponderosa.data.tree_outcomes import compute_success, list_scored
+from ponderosa.evaluation.summary import compute_interval
 from ponderosa.identity import derive_seed
-from ponderosa.metrics import bootstrap_problems
 from ponderosa.progress import Progress
 from ponderosa.records import GradedTree, Row
 from ponderosa.stages.scoring import score_rows
@@ -75,14 +75,14 @@ def describe_held_out(scored: ScoredTrees, *, seed: int) -> dict[str, Any]:
 
 def describe_ranking(scored: ScoredTrees, levels: Set[Level], *, seed: int) -> dict[str, Any]:
     """How often the preferred one of a pair scores higher: the mean over problems of their pairs' share, with its
-    bootstrap interval over problems; None without a pair."""
+    interval over problems (Wilson's where all or none of each problem's are right, else bootstrapped); None without a pair."""
     by_problem: dict[str, list[bool]] = {}
     for comparison, scores in zip(scored.comparisons, scored.readings, strict=True):
         if comparison.level in levels:
             chosen, rejected = scores[: len(comparison.chosen)], scores[len(comparison.chosen) :]
             by_problem.setdefault(comparison.problem_id, []).extend(a > b for a in chosen for b in rejected)
     shares = [fmean(group) for group in by_problem.values()]
-    interval = bootstrap_problems(shares, seed=derive_seed("pairs", seed)) if shares else None
+    interval = compute_interval(shares, is_frac=True, seed=derive_seed("pairs", seed)) if shares else None
     return {
         "pairs": sum(map(len, by_problem.values())),
         "problems": len(by_problem),

@@ -52,7 +52,7 @@ from ponderosa.training.optim import OptimizerConfig
 from ponderosa.training.output_head import build_reward_model, build_shared_reward_model
 from ponderosa.training.reward_losses import ComparisonForm, OutcomeReward, PairwiseReward, ValueReward
 
-VERSION = 2
+VERSION = 3
 HELD_OUT = "held_out.json"
 
 

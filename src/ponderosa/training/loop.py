@@ -117,7 +117,7 @@ def train(
     """Train `model` in place, one optimizer step for each batch; `loss` defaults to cross-entropy.
 
     The folder receives `metrics.jsonl` (one line a step, shown to `observe`) and the checkpoint, from which a later call with the same
-    arguments continues. Raises NonFiniteLoss; DataError for a checkpoint of another run or a batch without loss.
+    arguments continues: written first after a sixth of `checkpoint_every_s`, then after twice as long each time, up to that. Raises NonFiniteLoss; DataError for a checkpoint of another run or a batch without loss.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, source, loss or CrossEntropy(config.z_loss_weight), config, seed)
@@ -133,16 +133,16 @@ def train(
     ):
         for entry in log.entries:
             observe(entry)
-        saved_at = time.monotonic()
+        saved_at, save_after_s = time.monotonic(), config.checkpoint_every_s / 6
         for step in range(position.step, source.num_steps):
             entry = run.do_step(step, ledger)
             log.append(entry)
             observe(entry)
             bar.advance(entry["step_tokens"] if source.num_tokens else 1, loss=round(entry["loss"], 4))
-            if step + 1 == source.num_steps or time.monotonic() - saved_at >= config.checkpoint_every_s:
+            if step + 1 == source.num_steps or time.monotonic() - saved_at >= save_after_s:
                 log.sync()
                 save_checkpoint(folder, model, run.optimizer, Position(step + 1, ledger, run.fingerprint))
-                saved_at = time.monotonic()
+                saved_at, save_after_s = time.monotonic(), min(2 * save_after_s, config.checkpoint_every_s)
     model.eval()
     losses = tuple(entry["loss"] for entry in log.entries)
     return TrainResult(losses, ledger, str(run.computer.dtype).removeprefix("torch."))
