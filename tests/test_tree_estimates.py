@@ -204,6 +204,10 @@ def test_a_search_costs_its_trees_at_the_price_of_its_models_and_leaves_them() -
     assert one.sampled_tokens == 7 * 2 * 120
     assert one.flops == 7 * 2 * (120 + 63) * SHAPE.compute_attempt_flops(1)
     assert one.product == Trees(7, 2, 12, 24, lengths)
+    values["search"] = {**SEARCH, "token_budget": 40}
+    assert estimate("search", values, sft=SHAPE, problems=Solutions(7)).product == Trees(
+        7, 2, inf, inf, lengths
+    )
 
 
 def test_what_longrope_has_computed_again_in_a_tree_is_unknown() -> None:
@@ -247,7 +251,9 @@ def test_a_whole_public_set_has_no_bound() -> None:
 
 
 @pytest.mark.parametrize("name", ["self-evolution", "self-evolution-tiny"])
-def test_of_self_evolution_only_what_is_not_encoded_yet_has_no_bound(name: str, tmp_path: Path) -> None:
+def test_of_self_evolution_only_what_is_not_encoded_or_not_searched_yet_has_no_bound(
+    name: str, tmp_path: Path
+) -> None:
     stages = plan_runs(load_recipe(RECIPES / f"{name}.yaml", ()), Path())
     found = estimate_stages(stages, Path(), tmp_path)
     unknown = {
@@ -255,7 +261,7 @@ def test_of_self_evolution_only_what_is_not_encoded_yet_has_no_bound(name: str, 
         for stage, one in zip(stages, found, strict=True)
         if inf in (one.train_tokens, one.sampled_tokens, one.flops)
     }
-    assert unknown == {"pretrain", "midtrain"}
+    assert unknown == {"pretrain", "midtrain", "reward_model"}
 
 
 def test_the_papers_self_evolution_gives_up_and_doubts_labels_after_the_last_of_its_simulations() -> None:

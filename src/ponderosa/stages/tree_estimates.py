@@ -91,7 +91,8 @@ def count_simulations(tree_search: TreeSearch) -> int:
 
 
 def estimate_search(config: search.Config, upstream: Upstream, base: Path) -> Estimate:
-    """Every token at the price of the dearer model. Where LongRoPE has prefixes computed again, nobody knows how often."""
+    """Every token at the price of the dearer model. Where LongRoPE has prefixes computed again, nobody knows how often; nor
+    how many steps a token budget buys."""
     names = [config.model, *([config.reward_model] if config.reward_model else [])]
     shapes = [find_shape(upstream, name) for name in names]
     lengths = bound_lengths(config.max_tokens, shapes[0])
@@ -99,7 +100,12 @@ def estimate_search(config: search.Config, upstream: Upstream, base: Path) -> Es
     num_problems = count_asked(config, upstream, base)
     num_trees = num_problems * config.trees
     token_flops = price_token(shapes, lengths)
-    product = Trees(num_problems, config.trees, tree.num_parents, tree.num_nodes, lengths)
+    num_parents, num_nodes = tree.num_parents, tree.num_nodes
+    if (
+        config.search.token_budget is not None
+    ):  # a step has one token at least, which is a bound of no use to anybody
+        num_parents = num_nodes = UNKNOWN
+    product = Trees(num_problems, config.trees, num_parents, num_nodes, lengths)
     return Estimate(0.0, num_trees * tree.num_sampled, num_trees * tree.num_computed * token_flops, product)
 
 
