@@ -19,7 +19,6 @@ from ponderosa.data.step_pairs import Comparison, StepPairRules, group_pairs, se
 from ponderosa.data.tree_outcomes import (
     compute_success,
     judge_ends,
-    leave_out_suspicious,
     list_scored,
     tally_nodes,
 )
@@ -198,17 +197,6 @@ def test_continuations_that_do_not_fit_the_context_are_in_no_pair() -> None:
     selection = select(MIXED, max_length=whole - 1)
     assert selection.nodes == {"longer_than_context": 2, "all_wrong": 1}
     assert selection.problems == {"longer_than_context": 1}
-
-
-def test_no_tree_of_a_problem_whose_label_is_in_doubt_is_used() -> None:
-    wrong = build_tree([Line(None, "a", -1.0, "wrong_answer")])
-    doubtful, other = build_tree([], end="suspicious"), build_tree([], "q")
-    assert leave_out_suspicious([wrong, other, doubtful]) == [other]
-
-
-def test_a_label_that_another_tree_found_is_in_no_doubt() -> None:
-    doubtful = build_tree([], end="suspicious")
-    assert leave_out_suspicious([MIXED, doubtful]) == [MIXED, doubtful]
 
 
 def test_a_step_that_nothing_was_backed_up_through_has_no_q_to_go_by() -> None:

@@ -19,8 +19,10 @@ from ponderosa.model_directory import load_model, load_tokenizer, save_model
 from ponderosa.report.page import write_report
 from ponderosa.report.table import list_stage_lines
 from ponderosa.reward_model_directory import Calibration, RewardFile, save_reward_file
+from ponderosa.search.driver import build_context as build_search_context
 from ponderosa.search.registry import CLASSES
-from ponderosa.stages import evaluate
+from ponderosa.search.solution import Limits
+from ponderosa.stages import evaluate, measuring
 from ponderosa.training.output_head import build_shared_reward_model
 from test_cli import Cli, cli, model
 from test_stages import build_context
@@ -186,6 +188,21 @@ def test_a_stage_measures_strategies_with_reward_models_of_other_stages(
     assert outcome.ledger.eval_flops == pytest.approx(sum(row["eval_flops"] for row in shown.values()))
     attempts = read_table(tmp_path / "stage" / "attempts" / "quantities-best_of_n.parquet")
     assert len({attempt["problem_id"] for attempt in attempts}) == len(attempts) == SUITES[0]["limit"]
+
+
+def test_a_stage_bounds_the_steps_of_a_solution(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Limits] = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["limits"])
+        return build_search_context(*arguments, **options)
+
+    monkeypatch.setattr(measuring, "build_context", note)
+    config = parse({}, max_tokens=12, max_steps=3, num_slots=4)
+    evaluate.run(config, build_context(tmp_path / "stage", {"base": model.parent}))
+    assert seen == [Limits(max_tokens=12, max_steps=3)]
 
 
 def test_the_stage_in_the_documentation_is_one() -> None:

@@ -14,7 +14,7 @@ import pytest
 from ponderosa import artifacts
 from ponderosa.artifacts import lock_folder, read_json
 from ponderosa.errors import ConfigError, DataError, RequestError, RunLocked
-from ponderosa.pipeline import RunOptions, explain_stage, run_recipe
+from ponderosa.pipeline import RunOptions, explain_stage, link_model, run_recipe
 from ponderosa.planning import (
     RECIPES,
     find_base,
@@ -550,3 +550,10 @@ def test_models_are_found_by_their_stages_name_whatever_its_key(tmp_path: Path) 
         *_, sft = plan_recipe(build_recipe(*stages), tmp_path)
         assert (out / "models" / "sft").resolve() == (out / "stages" / sft.folder_name / "model").resolve()
     assert (out / "models" / "base" / "config.json").is_file()
+
+
+def test_reward_models_are_linked_as_policies_are(tmp_path: Path) -> None:
+    stages = plan_recipe(load_recipe(RECIPES / "self-evolution-tiny.yaml"), RECIPES)
+    ppm = next(stage for stage in stages if stage.kind == "reward_model")
+    link_model(tmp_path, "ppm-1, seed 3", ppm)
+    assert (tmp_path / "models" / "ppm-1-seed-3").readlink() == Path("..", "stages", ppm.folder_name, "model")

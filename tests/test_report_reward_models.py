@@ -42,7 +42,9 @@ def test_pairs_errors_and_the_calibration_curve_are_shown(tmp_path: Path) -> Non
     assert "<small>q regression</small>" in section
     assert section.count("<b>74.5%</b><small>[57.0, 90.0] of 31</small>") == 2
     assert all(f"<td>{value}</td>" in section for value in ("868", "0.960", "0.924", "0.243"))
+    assert '<b class="down">−4%</b>' in section, "more error than a constant has"
     assert section.count('class="dot') == 2
+    assert section.count('class="diagonal"') == 1
 
 
 def test_a_run_without_reward_models_has_no_such_section(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from ponderosa.data.packing import build_batches
 from ponderosa.data.rows import build_row
 from ponderosa.errors import DataError, NonFiniteLoss
+from ponderosa.training import loop
 from ponderosa.training.checkpoints import CHECKPOINT_FILE
 from ponderosa.training.loop import METRICS_FILE, FixedBatches, TrainConfig, identify_row, train
 from ponderosa.training.optim import OptimizerConfig, ScheduleConfig
@@ -62,6 +64,25 @@ def test_lines_logged_after_the_checkpoint_are_cut_off_on_resuming(tmp_path: Pat
         file.write('{"step": 99, "loss"')
     result = train(build_tiny_model(seed=1), FixedBatches(batches), config, folder=tmp_path, seed=0)
     assert len(result.losses) == len(read_log(tmp_path)) == len(batches)
+
+
+def test_checkpoints_come_soon_at_first_and_then_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batches, config = build_run(checkpoint_every_s=6.0)
+    rows, seconds, saved = list(batches) * 4, count(), []
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *arguments: saved.append(arguments[-1].step))
+    monkeypatch.setattr(
+        loop.time, "monotonic", lambda: next(seconds)
+    )  # a step asks three times, saving once more
+
+    train(model, FixedBatches(rows), config, folder=tmp_path, seed=0)
+
+    gaps = [later - earlier for earlier, later in pairwise([0, *saved[:-1]])]
+    assert gaps[0] == 1
+    assert gaps == sorted(gaps)
+    assert set(gaps[2:]) == {2}
+    assert saved[-1] == len(rows)
 
 
 def test_a_finished_run_restores_its_model_without_training_again(tmp_path: Path) -> None:

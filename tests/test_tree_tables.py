@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ponderosa.data.trajectories import list_trajectories
-from ponderosa.records import GradedTree, Step, to_record
-from ponderosa.stages.tree_tables import load_trees, save_trees
+from ponderosa.records import GradedTree, Step, TreeEnd, Verdict, to_record
+from ponderosa.stages.tree_tables import load_doubted, load_trees, save_trees
 from tree_records import RIGHT, WRONG, build_node, build_tree
 
 DOCS = Path(__file__).parents[1] / "docs" / "trees.md"
@@ -62,6 +62,20 @@ def test_every_field_of_a_record_has_a_column_with_its_value(tmp_path: Path) -> 
 def test_depth_counts_the_steps_to_a_node(tmp_path: Path) -> None:
     save_trees(tmp_path, [FORKED])
     assert pq.read_table(tmp_path / "nodes").column("depth").to_pylist() == [1, 2, 2, 3]
+
+
+def test_a_label_is_doubted_unless_a_tree_of_any_search_found_it(tmp_path: Path) -> None:
+    def save(name: str, problem_id: str, verdict: Verdict, end: TreeEnd) -> Path:
+        tree = build_tree(build_node(), problem_id=problem_id, end=end)
+        save_trees(tmp_path / name, [GradedTree(tree, {0: verdict})])
+        return tmp_path / name
+
+    found = save("found", "p", RIGHT, "solved")
+    missed = save("missed", "p", WRONG, "suspicious")
+    other = save("other", "q", WRONG, "suspicious")
+    assert load_doubted([missed, other]) == {"p", "q"}
+    assert load_doubted([missed, other, found]) == {"q"}
+    assert load_doubted([]) == set()
 
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

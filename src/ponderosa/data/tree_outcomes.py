@@ -1,6 +1,5 @@
 """How the solutions in a search tree ended, seen from each of its nodes. Nodes are named by their place in the tree."""
 
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from ponderosa.identity import split_bucket
@@ -19,16 +18,6 @@ class Tally(NamedTuple):
 
     right: int
     wrong: int
-
-
-def leave_out_suspicious(graded: Iterable[GradedTree]) -> list[GradedTree]:
-    """The trees without those of problems whose gold answer a search came to doubt and none found."""
-    trees = list(graded)
-    suspicious = {one.tree.problem_id for one in trees if one.tree.end == "suspicious"}
-    solved = {
-        one.tree.problem_id for one in trees if any(verdict.correct for verdict in one.verdicts.values())
-    }
-    return [one for one in trees if one.tree.problem_id not in suspicious - solved]
 
 
 def is_held_out(problem_id: str, held_out_frac: float) -> bool:

@@ -30,7 +30,6 @@ from ponderosa.data.tree_outcomes import (
     compute_success,
     is_held_out,
     judge_ends,
-    leave_out_suspicious,
     list_scored,
 )
 from ponderosa.errors import ConfigError
@@ -44,7 +43,7 @@ from ponderosa.stages.rollout import POLICY
 from ponderosa.stages.scoring import build_scorer, count_scoring
 from ponderosa.stages.stage import Context, Need, Outcome, StageConfig
 from ponderosa.stages.training_stage import MODEL, Adapter, Learner, load_learner, train_and_save
-from ponderosa.stages.tree_tables import load_trees
+from ponderosa.stages.tree_tables import load_doubted, load_trees
 from ponderosa.training.calibration import fit_calibration
 from ponderosa.training.loop import FixedBatches, TrainConfig
 from ponderosa.training.losses import Loss
@@ -146,7 +145,8 @@ class Examples(NamedTuple):
 def run(config: Config, context: Context) -> Outcome:
     learner = load_reward_learner(config, context)
     trees = load_policy_trees(config, context, learner)
-    sound = leave_out_suspicious(trees)
+    doubted = load_doubted(context.inputs[name] for name in config.trees)
+    sound = [one for one in trees if one.tree.problem_id not in doubted]
     held_out, seen = split_trees(sound, config.held_out_frac)
     examples = build_examples(seen, config, max_length=learner.max_context)
     batches = build_batches(

@@ -101,9 +101,8 @@ def estimate_search(config: search.Config, upstream: Upstream, base: Path) -> Es
     num_trees = num_problems * config.trees
     token_flops = price_token(shapes, lengths)
     num_parents, num_nodes = tree.num_parents, tree.num_nodes
-    if (
-        config.search.token_budget is not None
-    ):  # a step has one token at least, which is a bound of no use to anybody
+    if config.search.token_budget is not None:
+        # All that is known is that a step has one token: a bound of no use to anybody.
         num_parents = num_nodes = UNKNOWN
     product = Trees(num_problems, config.trees, num_parents, num_nodes, lengths)
     return Estimate(0.0, num_trees * tree.num_sampled, num_trees * tree.num_computed * token_flops, product)

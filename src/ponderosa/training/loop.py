@@ -117,7 +117,8 @@ def train(
     """Train `model` in place, one optimizer step for each batch; `loss` defaults to cross-entropy.
 
     The folder receives `metrics.jsonl` (one line a step, shown to `observe`) and the checkpoint, from which a later call with the same
-    arguments continues: written first after a sixth of `checkpoint_every_s`, then after twice as long each time, up to that. Raises NonFiniteLoss; DataError for a checkpoint of another run or a batch without loss.
+    arguments continues: written first after a sixth of `checkpoint_every_s`, then after twice as long each time, up to that.
+    Raises NonFiniteLoss; DataError for a checkpoint of another run or a batch without loss.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, source, loss or CrossEntropy(config.z_loss_weight), config, seed)
