@@ -381,3 +381,8 @@ def test_folders_of_earlier_settings_are_left_out(tmp_path) -> None:
         '{"stage": "sft", "kind": "sft", "key": "older"}'
     )
     assert "older" not in Page(write_report(run).read_text("utf-8")).text
+
+
+def test_an_interval_has_no_negative_zero() -> None:
+    assert format_interval(-0.0004, 0.167) == "[0.0, 16.7]"
+    assert format_interval(-0.0006, -0.0001) == "[−0.1, 0.0]"
